@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/holdfast-csi/holdfast/pkg/backend/local"
+	osexec "github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/controller"
+	"github.com/holdfast-csi/holdfast/pkg/fault"
+	"github.com/holdfast-csi/holdfast/pkg/identity"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/node"
+	"github.com/holdfast-csi/holdfast/pkg/rpc"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// runServe serves CSI until ctx ends, then drains. Volumes stay mounted.
+func runServe(ctx context.Context, args []string, _ io.Writer) error {
+	var o options
+	fs := o.flags()
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("%w: unexpected argument %q", volume.ErrInvalid, fs.Arg(0))
+	}
+	if o.mode != "all" {
+		return fmt.Errorf("%w: --mode=%s: this version serves one machine, --mode=all", volume.ErrInvalid, o.mode)
+	}
+	if o.nodeID == "" {
+		return fmt.Errorf("%w: --node-id is empty and the machine has no name", volume.ErrInvalid)
+	}
+	logger := newLogger(o.verbosity)
+	logger.Info("starting", "version", version, "node", o.nodeID)
+	hook := failpoints()
+	engine, err := newEngine(o, hook, logger)
+	if err != nil {
+		return err
+	}
+	return errors.Join(serve(ctx, o, engine, hook, logger), engine.Close())
+}
+
+func newLogger(verbosity int) *slog.Logger {
+	level := slog.LevelInfo
+	if verbosity > 0 {
+		level = slog.LevelDebug
+	}
+	logger := slog.New(rpc.RedactHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	klog.SetSlogLogger(logger) // the libraries speak klog
+	return logger
+}
+
+func newEngine(o options, hook fault.Hook, logger *slog.Logger) (*local.Backend, error) {
+	cfg, err := o.pools.parse()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Runner = osexec.New()
+	cfg.FreezeTimeout = o.freezeTimeout
+	cfg.Notice = func(text string) { logger.Warn(text) }
+	cfg.Fault = hook
+	return local.New(cfg)
+}
+
+// serve runs the socket, the engine's background work and the HTTP endpoint. The
+// socket answers Probe with "not ready" while the pools are being opened.
+func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hook, logger *slog.Logger) error {
+	var ready atomic.Bool
+	metrics := rpc.NewMetrics(o.driverName)
+	ids, err := identity.New(identity.Config{
+		DriverName: o.driverName, Version: version, Ready: ready.Load, Capabilities: engine.Capabilities(),
+	})
+	if err != nil {
+		return err
+	}
+	kubelet, err := mount.OpenRoot(o.kubeletDir)
+	if err != nil {
+		return fmt.Errorf("--kubelet-dir: %w", err)
+	}
+	defer kubelet.Close()
+	nodes := node.New(node.Config{
+		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: osexec.New(), Fault: hook,
+	})
+	controllers := controller.New(controller.Config{
+		Backend: engine, NodeID: o.nodeID,
+		Warn: func(ctx context.Context, msg string, args ...any) { logger.WarnContext(ctx, msg, args...) },
+	})
+	server, err := rpc.New(rpc.Config{Endpoint: o.endpoint, Logger: logger, Metrics: metrics}, func(r grpc.ServiceRegistrar) {
+		csi.RegisterIdentityServer(r, ids)
+		csi.RegisterControllerServer(r, controllers)
+		csi.RegisterNodeServer(r, nodes)
+	})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := engine.Start(ctx); err != nil {
+			return // stopping already
+		}
+		for _, p := range engine.Pools() {
+			logger.Info("pool", "name", p.Name, "id", string(p.ID), "available", p.Available)
+		}
+		ready.Store(true)
+		engine.Run(ctx)
+	})
+	if o.httpEndpoint != "" {
+		health := rpc.NewHealth(rpc.HealthConfig{Endpoint: o.httpEndpoint, Metrics: metrics, Logger: logger})
+		group.Go(func() {
+			if err := health.Run(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	err = server.Run(ctx)
+	stop(err)
+	group.Wait()
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}

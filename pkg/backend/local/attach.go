@@ -1,0 +1,254 @@
+package local
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// tagOf is what marks the loop device of a volume, in lo_file_name. The id names
+// the pool, so the tag is that of this volume on any machine.
+func tagOf(id volume.ID) string {
+	sum := sha256.Sum256([]byte(id))
+	return "holdfast:" + hex.EncodeToString(sum[:16])
+}
+
+// attachWait bounds how long Attach waits for a loop device that is just going
+// away to be gone.
+const attachWait = 5 * time.Second
+
+// Attach implements backend.Attacher.
+func (b *Backend) Attach(ctx context.Context, id volume.ID) (*backend.Device, error) {
+	p, err := b.poolOf(id)
+	if err != nil {
+		return nil, err
+	}
+	o, err := p.find(id)
+	if err != nil {
+		return nil, err
+	}
+	d, err := p.attach(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("attach %s: %w", id, err)
+	}
+	return deviceOf(d)
+}
+
+func deviceOf(d *loop.Device) (*backend.Device, error) {
+	info, err := d.Info()
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return &backend.Device{Path: d.Path(), Major: info.Major, Minor: info.Minor, Size: info.Size, Hold: d}, nil
+}
+
+func (p *pool) attach(ctx context.Context, o object) (*loop.Device, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachWait)
+	defer cancel()
+	for {
+		d, err := p.attachOnce(ctx, o)
+		if !errors.Is(err, volume.ErrBusy) {
+			return d, err
+		}
+		// Somebody holds the lock and shows no loop: a device on its way up or
+		// down.
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: another process has the image locked: stop what uses it (see lslocks)", volume.ErrPrecondition)
+		case <-time.After(10*time.Millisecond + rand.N(20*time.Millisecond)):
+		}
+	}
+}
+
+// attachOnce finds the volume's loop device or makes it. It is ErrBusy if the
+// image is locked and no device has it.
+func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
+	img, err := p.openImage(o, unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	// The loop keeps a reference of its own; the lock stays with the open file.
+	defer img.Close()
+	d, err := findLoop(o.ID, img)
+	if err != nil || d != nil {
+		return d, err
+	}
+	if err := unix.Flock(int(img.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("%w: lock the image: %w", volume.ErrBusy, err)
+	}
+	at := p.backend.cfg.Fault
+	if err := at.At("attach/locked"); err != nil {
+		return nil, err
+	}
+	d, err = loop.Attach(ctx, loop.Config{
+		Backing: img, Tag: tagOf(o.ID), BlockSize: o.Format.SectorSize,
+		// A 512-byte image on a 4096-byte pool cannot have direct I/O.
+		DirectIO: o.Format.SectorSize == 4096,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := at.At("attach/attached"); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if o.Format.Mode == volume.ModeBlock {
+		// A filesystem keeps its device by being mounted. A block device is opened
+		// and closed by the pod as it likes and must stay; until this line, our
+		// death would have taken it away.
+		if err := d.SetAutoclear(false); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
+	return d, nil
+}
+
+// findLoop finds the loop device that has the volume's tag and checks that it is
+// on this very image. nil means that there is none.
+func findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
+	found, err := loop.Find(tagOf(id))
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	if len(found) > 1 {
+		return nil, fmt.Errorf("%w: %d loop devices (loop%d, loop%d) carry the tag of %s; writing through both would destroy it: unmount and detach all but one (losetup -d)",
+			volume.ErrPrecondition, len(found), found[0].Index, found[1].Index, id)
+	}
+	d, err := loop.Open(found[0].Index)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, fmt.Errorf("%w: loop%d is just going away", volume.ErrBusy, found[0].Index)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkBacking(d, id, img); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// checkBacking confirms, now that the device is open and cannot change any more,
+// that it is what findLoop saw. Device and inode numbers can be compared because
+// the loop itself keeps the pool mounted.
+func checkBacking(d *loop.Device, id volume.ID, img *os.File) error {
+	info, err := d.Info()
+	if err != nil {
+		return err
+	}
+	if info.Tag != tagOf(id) {
+		return fmt.Errorf("%w: %s was taken over by another volume", volume.ErrBusy, d.Path())
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
+		return fmt.Errorf("stat the image of %s: %w", id, err)
+	}
+	if info.BackingDev != st.Dev || info.BackingInode != st.Ino {
+		return fmt.Errorf("%w: %s carries the tag of %s and is attached to another file (%s): detach it by hand once nothing uses it", volume.ErrPrecondition, d.Path(), id, info.BackingPath)
+	}
+	return nil
+}
+
+// Lookup implements backend.Attacher.
+func (b *Backend) Lookup(_ context.Context, id volume.ID) (*backend.Device, bool, error) {
+	d, err := openByTag(id)
+	if err != nil || d == nil {
+		return nil, false, err
+	}
+	dev, err := deviceOf(d)
+	return dev, err == nil, err
+}
+
+// openByTag opens the loop device of a volume; nil means that there is none. It
+// needs neither pool nor record, so what is attached can be let go when the pool
+// is away.
+func openByTag(id volume.ID) (*loop.Device, error) {
+	found, err := loop.Find(tagOf(id))
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	d, err := loop.Open(found[0].Index)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info, err := d.Info(); err != nil || info.Tag != tagOf(id) {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Refresh implements backend.Attacher.
+func (b *Backend) Refresh(ctx context.Context, id volume.ID) error {
+	v, err := b.Volume(ctx, id)
+	if err != nil {
+		return err
+	}
+	d, err := openByTag(id)
+	if err != nil || d == nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Refresh(); err != nil {
+		return fmt.Errorf("give %s the size of %s: %w", d.Path(), id, err)
+	}
+	size, err := d.Size()
+	if err == nil && size < v.Size {
+		err = fmt.Errorf("%w: %s still has %s after it was told to have %s", volume.ErrPrecondition, d.Path(), size, v.Size)
+	}
+	return err
+}
+
+// detachWait bounds how long Detach waits for the device to be gone before it
+// leaves that to its last user.
+const detachWait = 500 * time.Millisecond
+
+// Detach implements backend.Attacher.
+func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
+	d, err := openByTag(id)
+	if err != nil || d == nil {
+		return err
+	}
+	// What was written to a raw device and not synced is still in its cache.
+	err = d.Sync()
+	if err == nil {
+		err = b.cfg.Fault.At("detach/synced")
+	}
+	if err == nil {
+		err = d.Detach()
+	}
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", id, err)
+	}
+	for end := time.Now().Add(detachWait); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		found, err := loop.Find(tagOf(id))
+		if err != nil || len(found) == 0 || ctx.Err() != nil {
+			return err
+		}
+	}
+	return nil // another mount namespace holds it: the next Attach finds it again
+}
+
+// checkUnused refuses to delete a volume that is attached, and says who has it.
+func (b *Backend) checkUnused(id volume.ID) error {
+	found, err := loop.Find(tagOf(id))
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s is attached as loop%d, held by %s; unstage it, or end what holds it",
+		volume.ErrInUse, id, found[0].Index, holders(found[0]))
+}

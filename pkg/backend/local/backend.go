@@ -1,0 +1,247 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/fault"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// PoolConfig is one --pool of the command line.
+type PoolConfig struct {
+	// Name is how StorageClasses speak of the pool: 1 to 32 of [a-z0-9-].
+	Name string
+	// Dir is the pool's directory; with Size, the directory that holds its image.
+	Dir string
+	// Size of the pool image in bytes; 0 means that Dir itself is on btrfs and
+	// was prepared with Init.
+	Size volume.Bytes
+}
+
+// Config is what a Backend needs.
+type Config struct {
+	Pools []PoolConfig
+	// StateDir is a directory outside all pools that survives reboots: it
+	// remembers which pools exist and which filesystems are frozen.
+	StateDir string
+	Runner   command.Runner
+	// HostReserve is the least share (0 to 1) of the host's filesystem that must
+	// stay free when a pool image is made.
+	HostReserve float64
+	// FreezeTimeout bounds how long a filesystem may stay frozen for a snapshot;
+	// 0 means DefaultFreezeTimeout.
+	FreezeTimeout time.Duration
+	// Notice is told what an administrator should know and no caller gets as an
+	// error, such as an orphan that was quarantined. It may be nil.
+	Notice func(text string)
+	Fault  fault.Hook
+}
+
+// DefaultFreezeTimeout is far above any snapshot that was measured and below
+// what makes an application give up.
+const DefaultFreezeTimeout = 10 * time.Second
+
+// DefaultHostReserve keeps the host clear of kubelet's eviction thresholds,
+// which by default are 10 % for its own filesystem and 15 % for images.
+const DefaultHostReserve = 0.15
+
+// Backend is the engine. It implements backend.Provisioner and
+// backend.Attacher.
+type Backend struct {
+	cfg   Config
+	slots []*slot
+	state *os.Root
+}
+
+var (
+	_ backend.Provisioner = (*Backend)(nil)
+	_ backend.Attacher    = (*Backend)(nil)
+)
+
+var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+
+// New checks the configuration and opens the state directory. It opens no pool:
+// see Start.
+func New(cfg Config) (*Backend, error) {
+	if cfg.FreezeTimeout == 0 {
+		cfg.FreezeTimeout = DefaultFreezeTimeout
+	}
+	if cfg.Notice == nil {
+		cfg.Notice = func(string) {}
+	}
+	if len(cfg.Pools) == 0 {
+		return nil, fmt.Errorf("%w: no pool is configured: give at least one --pool=[NAME=]DIR", volume.ErrInvalid)
+	}
+	b := &Backend{cfg: cfg}
+	for i, pc := range cfg.Pools {
+		if err := checkPoolConfig(pc, cfg.Pools[:i]); err != nil {
+			return nil, err
+		}
+		pc.Dir = filepath.Clean(pc.Dir)
+		b.slots = append(b.slots, &slot{cfg: pc, backend: b, reason: errors.New("not opened yet")})
+	}
+	state, err := openState(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	b.state = state
+	return b, nil
+}
+
+func checkPoolConfig(pc PoolConfig, others []PoolConfig) error {
+	if !poolName.MatchString(pc.Name) {
+		return fmt.Errorf("%w: pool name %q: want 1 to 32 of a-z, 0-9 and -", volume.ErrInvalid, pc.Name)
+	}
+	if !filepath.IsAbs(pc.Dir) {
+		return fmt.Errorf("%w: directory %q of pool %s: want an absolute path", volume.ErrInvalid, pc.Dir, pc.Name)
+	}
+	if pc.Size != 0 && pc.Size < minPoolSize {
+		return fmt.Errorf("%w: pool %s: size %s is below the smallest pool image, %s", volume.ErrInvalid, pc.Name, pc.Size, minPoolSize)
+	}
+	for _, o := range others {
+		if o.Name == pc.Name || filepath.Clean(o.Dir) == filepath.Clean(pc.Dir) {
+			return fmt.Errorf("%w: pools %s=%s and %s=%s share a name or a directory", volume.ErrInvalid, o.Name, o.Dir, pc.Name, pc.Dir)
+		}
+	}
+	return nil
+}
+
+// Start opens the pools, finishes what a crash left behind, and thaws what it
+// left frozen. A pool that cannot be opened stays unavailable (see Pools) and
+// Run tries it again; that is not an error.
+func (b *Backend) Start(ctx context.Context) error {
+	if err := b.thawIntents(ctx); err != nil {
+		b.cfg.Notice(err.Error())
+	}
+	for _, s := range b.slots {
+		s.tryOpen(ctx)
+	}
+	return ctx.Err()
+}
+
+// retryInterval is how often Run looks at pools that are away and at work that
+// is left over.
+const retryInterval = 5 * time.Second
+
+// Run empties the trash and opens pools that have come back, until ctx ends.
+func (b *Backend) Run(ctx context.Context) {
+	done := make(chan struct{})
+	for _, s := range b.slots {
+		go func() {
+			s.run(ctx)
+			done <- struct{}{}
+		}()
+	}
+	for range b.slots {
+		<-done
+	}
+}
+
+// Close lets go of the pools. They stay mounted and their volumes attached.
+func (b *Backend) Close() error {
+	errs := []error{b.state.Close()}
+	for _, s := range b.slots {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Capabilities implements backend.Provisioner.
+func (b *Backend) Capabilities() backend.Capabilities {
+	return backend.Capabilities{Snapshots: true, Clones: true, Expansion: true}
+}
+
+// Pools implements backend.Provisioner and backend.Attacher.
+func (b *Backend) Pools() []volume.Pool {
+	var out []volume.Pool
+	for _, s := range b.slots {
+		out = append(out, s.describe())
+	}
+	return out
+}
+
+// available are the pools that can be used now.
+func (b *Backend) available() []*pool {
+	var out []*pool
+	for _, s := range b.slots {
+		if p, err := s.get(); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// poolOf is the open pool of an object. It is ErrUnavailable for every pool that
+// is not open here: another machine may well have it.
+func (b *Backend) poolOf(id volume.ID) (*pool, error) {
+	for _, s := range b.slots {
+		if s.describe().ID == id.Pool() {
+			return s.get()
+		}
+	}
+	return nil, fmt.Errorf("%w: pool %s of %s is not on this machine; if its disk was moved here, start the driver with --pool for it", volume.ErrUnavailable, id.Pool(), id)
+}
+
+// choosePool picks the pool of a new volume that has no source.
+func (b *Backend) choosePool(spec volume.Spec) (*pool, error) {
+	name := spec.Pool
+	if name == "" && len(b.slots) > 1 {
+		name = "default"
+	}
+	for _, s := range b.slots {
+		if name != "" && s.cfg.Name != name {
+			continue
+		}
+		p, err := s.get()
+		if err != nil {
+			return nil, err
+		}
+		return p, p.checkAllowed(spec.Allowed)
+	}
+	if spec.Pool == "" {
+		return nil, fmt.Errorf("%w: the class names no pool, there are several and none is called default; set the class parameter pool to one of: %s", volume.ErrInvalid, b.poolNames())
+	}
+	return nil, fmt.Errorf("%w: there is no pool %q on this machine; set the class parameter pool to one of: %s", volume.ErrInvalid, spec.Pool, b.poolNames())
+}
+
+func (b *Backend) poolNames() string {
+	var names []string
+	for _, s := range b.slots {
+		names = append(names, s.cfg.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Capacity implements backend.Provisioner.
+func (b *Backend) Capacity(_ context.Context, name string, allowed []volume.PoolID) (backend.Capacity, error) {
+	var out backend.Capacity
+	for _, p := range b.available() {
+		if name != "" && p.name != name || p.checkAllowed(allowed) != nil {
+			continue
+		}
+		room, err := p.room()
+		if err != nil {
+			return backend.Capacity{}, err
+		}
+		out.Available += room
+		out.MaxVolume = max(out.MaxVolume, min(room, volume.MaxSize))
+	}
+	return out, nil
+}
+
+func (p *pool) checkAllowed(allowed []volume.PoolID) error {
+	if len(allowed) == 0 || slices.Contains(allowed, p.id) {
+		return nil
+	}
+	return fmt.Errorf("%w: pool %s (%s) is not in the topology that was asked for", volume.ErrNoSpace, p.name, p.id)
+}

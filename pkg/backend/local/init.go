@@ -1,0 +1,46 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// Init makes an empty directory on btrfs a pool and registers it. A directory
+// that is a pool already, and the one that is registered, is success.
+func (b *Backend) Init(ctx context.Context) error {
+	for _, s := range b.slots {
+		if s.cfg.Size == 0 {
+			if err := b.initDir(s.cfg); err != nil {
+				return fmt.Errorf("init pool %s in %s: %w", s.cfg.Name, s.cfg.Dir, err)
+			}
+		}
+		s.tryOpen(ctx)
+		if _, err := s.get(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Backend) initDir(pc PoolConfig) error {
+	if _, err := findRegistration(b.state, pc.Name); !errors.Is(err, volume.ErrNotFound) {
+		return err // registered: openPool says whether it is there
+	}
+	if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the directory: %w", err)
+	}
+	p, err := b.openDir(pc.Dir, pc.Name)
+	if err != nil {
+		return err
+	}
+	_, err = readMarker(p.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = p.makeLayout()
+	}
+	return errors.Join(err, p.close())
+}

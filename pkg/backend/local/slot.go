@@ -1,0 +1,97 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// slot is the place of one configured pool: open, or the reason why not.
+type slot struct {
+	cfg     PoolConfig
+	backend *Backend
+
+	// mu comes before pool.mu.
+	mu     sync.Mutex
+	id     volume.PoolID // known from the registry before the pool is open
+	pool   *pool         // nil while unavailable
+	reason error         // why pool is nil
+}
+
+func (s *slot) get() (*pool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pool == nil {
+		return nil, fmt.Errorf("%w: pool %s (%s): %w", volume.ErrUnavailable, s.cfg.Name, s.cfg.Dir, s.reason)
+	}
+	return s.pool, nil
+}
+
+func (s *slot) describe() volume.Pool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := volume.Pool{ID: s.id, Name: s.cfg.Name, Available: s.pool != nil}
+	if s.pool == nil {
+		out.Reason = s.reason.Error()
+	}
+	return out
+}
+
+// tryOpen opens the pool if it is not open. Only one goroutine calls it at a
+// time: Start, later run.
+func (s *slot) tryOpen(ctx context.Context) {
+	s.mu.Lock()
+	open := s.pool != nil
+	s.mu.Unlock()
+	if open {
+		return
+	}
+	p, id, err := openPool(ctx, s.backend, s.cfg)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id != "" {
+		s.id = id
+	}
+	if err != nil {
+		if s.reason.Error() != err.Error() {
+			s.backend.cfg.Notice(fmt.Sprintf("pool %s (%s) is unavailable: %v", s.cfg.Name, s.cfg.Dir, err))
+		}
+		s.reason = err
+		return
+	}
+	s.pool, s.reason = p, nil
+}
+
+func (s *slot) run(ctx context.Context) {
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		var kick <-chan struct{}
+		if p, err := s.get(); err == nil {
+			p.tidy(ctx)
+			kick = p.kick
+		} else {
+			s.tryOpen(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-kick:
+		}
+	}
+}
+
+func (s *slot) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pool == nil {
+		return nil
+	}
+	err := s.pool.close()
+	s.pool, s.reason = nil, fmt.Errorf("the driver is stopping")
+	return err
+}

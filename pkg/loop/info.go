@@ -1,0 +1,148 @@
+package loop
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// Info is what the kernel says about an attached loop device.
+type Info struct {
+	Index        int
+	Major, Minor uint32
+	// Tag is the text that was given to the device when it was attached
+	// (lo_file_name); devices attached by others have a path there.
+	Tag string
+	// BackingDev and BackingInode identify the backing file as fstat(2) does:
+	// they equal unix.Stat_t's Dev and Ino. On btrfs they are an identity only
+	// for as long as the filesystem is mounted.
+	BackingDev, BackingInode uint64
+	// BackingPath is where the kernel believes the backing file to be, for
+	// people to read. It may be wrong: the file may have been moved or deleted,
+	// or have its path in another mount namespace.
+	BackingPath string
+	ReadOnly    bool
+	Autoclear   bool
+	DirectIO    bool
+	// BlockSize is the logical block size in bytes.
+	BlockSize int
+	Size      volume.Bytes
+}
+
+// Info asks the kernel about the device. It is volume.ErrNotFound if the device
+// is not attached any more.
+func (d *Device) Info() (Info, error) {
+	fail := func(err error) (Info, error) { return Info{}, fmt.Errorf("look at %s: %w", d.path, notAttached(err)) }
+	status, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
+	if err != nil {
+		return fail(err)
+	}
+	major, minor, err := deviceNumber(d.index)
+	if err != nil {
+		return fail(err)
+	}
+	blockSize, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKSSZGET)
+	if err != nil {
+		return fail(err)
+	}
+	size, err := ioctlUint64(d.file, unix.BLKGETSIZE64)
+	if err != nil {
+		return fail(err)
+	}
+	readOnly, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKROGET)
+	if err != nil {
+		return fail(err)
+	}
+	// The attribute goes away while the device is being detached, and with the
+	// backing file's mount namespace it may be empty: it is only for people.
+	backing, _ := readSys(d.index, "loop/backing_file")
+	name, _, _ := bytes.Cut(status.File_name[:], []byte{0})
+	return Info{
+		Index:        d.index,
+		Major:        major,
+		Minor:        minor,
+		Tag:          string(name),
+		BackingDev:   status.Device, // huge_encode_dev is the encoding of st_dev
+		BackingInode: status.Inode,
+		BackingPath:  backing,
+		ReadOnly:     readOnly != 0 || status.Flags&unix.LO_FLAGS_READ_ONLY != 0,
+		Autoclear:    status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
+		DirectIO:     status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
+		BlockSize:    blockSize,
+		Size:         volume.Bytes(size),
+	}, nil
+}
+
+// List is every attached loop device of the machine, in order of index. It opens
+// each for an instant, for reading; one that vanishes meanwhile is left out. A
+// device that somebody lets go of in that instant goes when List has looked.
+func List() ([]Info, error) {
+	indices, err := attachedIndices()
+	if err != nil {
+		return nil, fmt.Errorf("list loop devices: %w", err)
+	}
+	infos := make([]Info, 0, len(indices))
+	for _, index := range indices {
+		info, err := look(index)
+		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list loop devices: %w", err)
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// Find is every attached loop device with exactly this tag, in order of index.
+func Find(tag string) ([]Info, error) {
+	infos, err := List()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(infos, func(i Info) bool { return i.Tag != tag }), nil
+}
+
+func look(index int) (Info, error) {
+	dev, err := Open(index)
+	if err != nil {
+		return Info{}, err
+	}
+	defer dev.Close()
+	return dev.Info()
+}
+
+// attachedIndices reads sysfs, where only an attached device has a directory
+// "loop", so that devices nobody uses are never opened.
+func attachedIndices() ([]int, error) {
+	entries, err := os.ReadDir("/sys/block")
+	if err != nil {
+		return nil, err
+	}
+	var indices []int
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), "loop")
+		if !ok {
+			continue
+		}
+		index, err := strconv.Atoi(digits)
+		if err != nil {
+			continue
+		}
+		if _, err := os.Stat(sysPath(index, "loop")); err == nil {
+			indices = append(indices, index)
+		}
+	}
+	slices.Sort(indices)
+	return indices, nil
+}

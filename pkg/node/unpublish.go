@@ -1,0 +1,95 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/holdfast-csi/holdfast/pkg/loop"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// NodeUnpublishVolume unmounts every layer at the target and removes the target.
+// Nothing there is success, and so is a volume that does not exist: the target
+// is cleaned all the same, because a pod that cannot be torn down is worse than
+// a volume that is unknown. A target with files of somebody else in it is
+// ErrPrecondition and stays.
+func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	if req.GetVolumeId() == "" {
+		return nil, fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
+	}
+	if req.GetTargetPath() == "" {
+		return nil, fmt.Errorf("%w: target path is missing", volume.ErrInvalid)
+	}
+	path, err := s.root.Resolve(req.GetTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	id, malformed := volume.ParseID(volume.KindVolume, req.GetVolumeId())
+	if malformed == nil {
+		end, err := s.turns.take(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+	}
+	isNode, err := s.isNodeAt(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.fault.At(StepUnpublishRemove); err != nil {
+		return nil, err
+	}
+	if err := s.root.RemoveTarget(ctx, path); err != nil {
+		return nil, err
+	}
+	// Only a target that was a device can have left a stacked device. After a
+	// crash right here it stays until the next publish or unstage finds it.
+	if malformed == nil && isNode {
+		if err := s.fault.At(StepUnpublishUnstack); err != nil {
+			return nil, err
+		}
+		if err := s.sweepStacked(id); err != nil {
+			return nil, err
+		}
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, s.fault.At(StepUnpublishAnswer)
+}
+
+// isNodeAt says whether one of the layers at a path is not a whole filesystem,
+// as the bind of a device node.
+func (s *Server) isNodeAt(path string) (bool, error) {
+	infos, err := mount.List()
+	if err != nil {
+		return false, err
+	}
+	for _, i := range mount.At(infos, path) {
+		if i.Root != "/" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// detachStacked lets go of a stacked device if it is what it was a moment ago.
+func detachStacked(id volume.ID, l loop.Info) error {
+	dev, err := loop.Open(l.Index)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	info, err := dev.Info()
+	if err != nil || info.Tag != stackedTag(id) {
+		dev.Close()
+		if errors.Is(err, volume.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	return dev.Detach()
+}

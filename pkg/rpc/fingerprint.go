@@ -1,0 +1,47 @@
+package rpc
+
+import (
+	"crypto/sha256"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// fingerprint is equal for two calls that ask for the same thing.
+type fingerprint [sha256.Size]byte
+
+// fingerprintOf is the same for two calls of one method whose requests are equal
+// but for secrets and tokens: kubelet repeats a call with fresh tokens.
+func fingerprintOf(method string, req any) fingerprint {
+	msg, ok := req.(proto.Message)
+	if !ok {
+		return sha256.Sum256([]byte(method))
+	}
+	clean := proto.Clone(msg)
+	dropSecrets(clean.ProtoReflect())
+	// Deterministic within one build of this program, which is all that the life
+	// of an operation needs.
+	bytes, err := proto.MarshalOptions{Deterministic: true}.Marshal(clean)
+	if err != nil {
+		// Only a string that is not UTF-8 can do this; validate refuses those.
+		bytes = []byte(clean.(fmt.Stringer).String())
+	}
+	return sha256.Sum256(append([]byte(method+"\x00"), bytes...))
+}
+
+// dropSecrets removes the secret fields and the tokens from a message.
+func dropSecrets(m protoreflect.Message) {
+	walkMessages(m, func(m protoreflect.Message) bool {
+		m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			switch {
+			case isSecret(field):
+				m.Clear(field)
+			case field.IsMap() && field.MapKey().Kind() == protoreflect.StringKind:
+				v.Map().Clear(protoreflect.ValueOfString(TokensKey).MapKey())
+			}
+			return true
+		})
+		return true
+	})
+}
