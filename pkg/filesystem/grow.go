@@ -80,7 +80,7 @@ func GrowOnline(root *os.File, t volume.FSType, to volume.Bytes) error {
 		if err != nil {
 			return fail(err)
 		}
-		if sb.Fills(to) && !CanGrowOnline(t) || sb.Size >= to {
+		if sb.Size >= to || (sb.Fills(to) && !CanGrowOnline(t)) {
 			return nil
 		}
 		if err := growExt4(root, uint64(to)/uint64(sb.BlockSize)); err != nil {

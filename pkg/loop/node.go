@@ -66,7 +66,7 @@ func open(index, flags int) (*Device, error) {
 	want := unix.Mkdev(major, minor)
 	fd, err := openNode(path, flags)
 	if errors.Is(err, unix.ENOENT) {
-		if err := unix.Mknod(path, unix.S_IFBLK|0o660, int(want)); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(want)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fail(fmt.Errorf("make the device node: %w", err))
 		}
 		fd, err = openNode(path, flags)

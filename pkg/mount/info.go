@@ -34,8 +34,8 @@ func (i Info) ReadOnly() bool {
 
 // Failed names the state in which a filesystem refuses to write after an error,
 // although its options may still say "rw": "emergency_ro" or "shutdown". It is ""
-// for a healthy one, and for every one on a kernel that does not show it (ext4
-// before 6.15).
+// for a healthy one, for every XFS, and for an ext4 on a kernel that does not show
+// it (before 6.15). filesystem.Alive sees an XFS that shut itself down.
 func (i Info) Failed() string {
 	for _, o := range i.SuperOptions {
 		if o == "emergency_ro" || o == "shutdown" {

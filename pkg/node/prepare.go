@@ -36,7 +36,7 @@ func (s *Server) mountTree(ctx context.Context, v volume.Volume, dev *backend.De
 	if err := s.fault.At(StepStageMount); err != nil {
 		return nil, err
 	}
-	grow := sb.Size < dev.Size && (sb.Type == volume.XFS || held && filesystem.CanGrowOnline(sb.Type))
+	grow := sb.Size < dev.Size && growsMounted(sb.Type, held, options.ReadOnly)
 	tree, err := mount.New(ctx, mount.Config{
 		FSType:  string(sb.Type),
 		Source:  dev.Path,
@@ -59,6 +59,15 @@ func (s *Server) mountTree(ctx context.Context, v volume.Volume, dev *backend.De
 		return nil, err
 	}
 	return tree, nil
+}
+
+// growsMounted says whether a filesystem is to grow through a mount of it. One
+// that others have mounted must not become read-only under them.
+func growsMounted(t volume.FSType, held, readOnly bool) bool {
+	if held {
+		return !readOnly && filesystem.CanGrowOnline(t)
+	}
+	return t == volume.XFS
 }
 
 // seal makes the mount read-only, and the whole filesystem if it is not yet. The

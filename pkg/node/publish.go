@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/capability"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -155,9 +156,12 @@ func (s *Server) checkSingle(p publication, infos []mount.Info, dev *backend.Dev
 	if !p.capability.SingleWriter() {
 		return nil
 	}
-	stacked, err := findStacked(p.id)
-	if err != nil {
-		return err
+	var stacked []loop.Info
+	if p.capability.Mode == volume.ModeBlock {
+		var err error
+		if stacked, err = findStacked(p.id); err != nil {
+			return err
+		}
 	}
 	if users := s.usersOf(infos, dev, stacked, p.staging, p.target); len(users) > 0 {
 		return fmt.Errorf("%w: %s may be used by a single pod (SINGLE_NODE_SINGLE_WRITER) and is published at %s: unpublish it there first", volume.ErrPrecondition, p.id, some(users))

@@ -349,3 +349,25 @@ func TestUnstageSucceedsWhileAnotherNamespaceHoldsTheMount(t *testing.T) {
 		})
 	}
 }
+
+func TestStageReadOnlyNeverTakesTheVolumeFromItsWriters(t *testing.T) {
+	b := newBench(t)
+	v := b.images.create(t, "v", xfs, sizeOf(xfs))
+	b.mustStage(t, v, rwo)
+	b.mustPublish(t, b.publishRequest(v, "writer", rwo))
+	if err := unix.Unmount(b.staging(v), 0); err != nil {
+		t.Fatal(err)
+	}
+	v = b.images.expand(t, v, 2*v.Size)
+	if err := b.images.Refresh(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.NodeStageVolume(t.Context(), b.stageRequest(v, rox))
+	wantErr(t, err, volume.ErrInUse)
+	write(t, b.target("writer")+"/file", "still writable")
+	b.mustStage(t, v, rwo)
+	if got := filesystemSize(t, b.target("writer"), volume.XFS); got != v.Size {
+		t.Errorf("filesystem of %s, want %s", got, v.Size)
+	}
+	b.mustEnd(t, v, "writer")
+}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -54,9 +55,11 @@ func (s *Server) checkUnused(ctx context.Context, id volume.ID, staging string) 
 		return err
 	}
 	defer dev.Close()
-	stacked, err := findStacked(id)
-	if err != nil {
-		return err
+	var stacked []loop.Info
+	if s.mayStack(ctx, id) {
+		if stacked, err = findStacked(id); err != nil {
+			return err
+		}
 	}
 	infos, err := mount.List()
 	if err != nil {
@@ -68,14 +71,23 @@ func (s *Server) checkUnused(ctx context.Context, id volume.ID, staging string) 
 	return nil
 }
 
+// mayStack is false for a volume that cannot have read-only devices stacked on
+// its own: looking at all loop devices is slow where there are many.
+func (s *Server) mayStack(ctx context.Context, id volume.ID) bool {
+	v, err := s.backend.Volume(ctx, id)
+	return err != nil || v.Format.Mode == volume.ModeBlock
+}
+
 // release lets go of the devices of a volume that nobody uses any more.
 func (s *Server) release(ctx context.Context, id volume.ID) error {
 	if err := s.fault.At(StepUnstageUnstack); err != nil {
 		return err
 	}
 	// The stacked ones first: they hold the volume's own device.
-	if err := s.sweepStacked(id); err != nil {
-		return err
+	if s.mayStack(ctx, id) {
+		if err := s.sweepStacked(id); err != nil {
+			return err
+		}
 	}
 	if err := s.fault.At(StepUnstageDetach); err != nil {
 		return err

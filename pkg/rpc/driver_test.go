@@ -14,6 +14,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -198,6 +199,8 @@ func serve(t *testing.T, d *memoryDriver, adjust func(*Config)) *served {
 	}()
 	r.conn, err = grpc.NewClient("unix://"+r.socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// The first attempt may come before the socket; the default waits for 1 s then.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, MaxDelay: 20 * time.Millisecond}}),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallSendMsgSize(64<<20)))
 	if err != nil {
 		t.Fatal(err)

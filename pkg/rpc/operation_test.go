@@ -309,6 +309,33 @@ func TestForcedStopIsUnavailable(t *testing.T) {
 	})
 }
 
+func TestNobodyCanJoinOnceTheLocksAreFree(t *testing.T) {
+	ops := testOperations(t.Context())
+	req := create("v")
+	op := &operation{print: fingerprintOf("m", req), method: "m", req: req, done: make(chan struct{})}
+	looked := false
+	// Called at the end of the run, after the locks were given back.
+	op.dismiss = func() {
+		looked = true
+		wantEmpty(t, ops.locks)
+		if ops.current[op.print] != nil {
+			t.Error("can still be joined")
+		}
+		select {
+		case <-op.done:
+			t.Error("the callers have their answer, and might call again before this point")
+		default:
+		}
+	}
+	ops.current[op.print] = op
+	ops.all[op] = struct{}{}
+	keys, _ := keysOf(req)
+	ops.run(t.Context(), op, keys, func(context.Context, any) (any, error) { return "answer", nil })
+	if !looked || op.resp != "answer" {
+		t.Errorf("looked: %v, answer %v", looked, op.resp)
+	}
+}
+
 // TestRandomCallsNeverOverlapOnAnObject runs creates and deletes of few names by
 // many callers that come and go. Runs on one object are alone, and no answer is
 // older than a run that had begun when the call was made: a call must not join an

@@ -110,6 +110,9 @@ func TestNoSecretReachesAnySink(t *testing.T) {
 					t.Errorf("part of a token is in the %s", sink)
 				}
 			}
+			if strings.Contains(sinks["log"], "noatime") && name != "echo of request" {
+				t.Errorf("mount options are in the log: %s", sinks["log"])
+			}
 			if line := r.log.lines(t, "NodePublishVolume"); len(line) != 1 || !strings.Contains(fmt.Sprint(line[0][KeyRequest]), "volume_context") {
 				t.Errorf("the log did not show the request: %v", line)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -84,6 +85,13 @@ func TestPanicIsInternalAndTheServerLives(t *testing.T) {
 		lines := r.log.lines(t, method)
 		if len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0][KeyStack]), "memoryDriver") || lines[0]["level"] != "ERROR" {
 			t.Errorf("log of %s: %v", method, lines)
+		}
+	}
+	scrape := httptest.NewRecorder()
+	r.metrics.Handler().ServeHTTP(scrape, httptest.NewRequest("GET", "/", nil))
+	for _, method := range []string{"Controller/CreateVolume", "Node/NodeGetVolumeStats"} {
+		if want := `grpc_status_code="Internal",method_name="/csi.v1.` + method + `"} 1`; !strings.Contains(scrape.Body.String(), want) {
+			t.Errorf("the metrics have no %s", want)
 		}
 	}
 	// The locks of the operation that panicked are free.
@@ -282,11 +290,12 @@ func TestStopAnswersCallsInFlightAndRefusesNewOnes(t *testing.T) {
 		_, err := os.Lstat(r.socket)
 		return errors.Is(err, os.ErrNotExist)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if _, err := r.identity.Probe(ctx, &csi.ProbeRequest{}); err == nil {
-		t.Error("a new call was answered")
-	}
+	eventually(t, "new calls are refused", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := r.identity.Probe(ctx, &csi.ProbeRequest{})
+		return err != nil
+	})
 	close(g.open)
 	if err := <-answer; err != nil {
 		t.Errorf("the call in flight: %v", err)

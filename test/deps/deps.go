@@ -3,6 +3,7 @@ package deps
 
 import (
 	_ "github.com/container-storage-interface/spec/lib/go/csi"
+	_ "github.com/google/go-cmp/cmp"
 	_ "github.com/kubernetes-csi/csi-lib-utils/connection"
 	_ "github.com/kubernetes-csi/csi-lib-utils/metrics"
 	_ "github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
@@ -19,5 +20,4 @@ import (
 	_ "google.golang.org/protobuf/proto"
 	_ "k8s.io/klog/v2"
 	_ "k8s.io/mount-utils"
-	_ "github.com/google/go-cmp/cmp"
 )

@@ -108,8 +108,9 @@ func (s *session) copiesAttached(f volume.Format) {
 	dev := s.attached(v)
 	s.act()
 	snap := s.snapshotsExactly(v, s.snapshotSpec("s", v.ID))
-	s.copiesExactly(v, s.copySpec("restore", small, f, snap.ID), small)
 	s.copiesExactly(v, s.copySpec("clone", small, f, v.ID), small)
+	s.verify()
+	s.copiesExactly(v, s.copySpec("restore", small, f, snap.ID), small)
 	s.sameDevice(dev, s.lookup(v.ID))
 }
 

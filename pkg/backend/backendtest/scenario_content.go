@@ -54,10 +54,11 @@ func contentScenarios() []scenario {
 			s.detached(v)
 			s.act()
 			s.succeeds(s.deleteVolume(v.ID), "delete the source")
+			s.verify()
 			s.fill(s.created(s.spec("a", small, block)), 'n') // the same name, other bytes
 			s.holds(s.created(s.copySpec("b", small, block, snap.ID)), 'o')
 		}},
-		{name: "clones and their sources are independent", needs: copies, changes: true, run: func(s *session) {
+		{name: "clones and their sources are independent", needs: copies, table: true, changes: true, run: func(s *session) {
 			v := s.created(s.spec("a", small, block))
 			s.fill(v, 'o')
 			snap := s.snapshotted(s.snapshotSpec("s", v.ID))

@@ -119,7 +119,7 @@ func copyScenarios() []scenario {
 			s.same("the same clone", cloned, s.created(clone))
 			s.same("the same restore", restored, s.created(restore))
 		}},
-		{name: "copies of copies outlive what they come from", needs: both, changes: true, run: func(s *session) {
+		{name: "copies of copies outlive what they come from", needs: both, table: true, changes: true, run: func(s *session) {
 			s.act()
 			v := s.created(s.spec("a", small, ext4))
 			snap := s.snapshotted(s.snapshotSpec("s", v.ID))

@@ -65,6 +65,10 @@ func (s *session) run(sc scenario) (objects []string, err error) {
 // meet faults.
 func (s *session) act() { s.acting = true }
 
+// verify says that what the scenario is about has happened: from here on calls
+// only check what came of it, and are made plainly.
+func (s *session) verify() { s.acting = false }
+
 func (s *session) engine() Engine {
 	s.rig.mu.Lock()
 	defer s.rig.mu.Unlock()

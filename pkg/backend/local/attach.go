@@ -30,7 +30,7 @@ const attachWait = 5 * time.Second
 
 // Attach implements backend.Attacher.
 func (b *Backend) Attach(ctx context.Context, id volume.ID) (*backend.Device, error) {
-	p, err := b.poolOf(id)
+	p, err := b.poolOf(volume.KindVolume, id)
 	if err != nil {
 		return nil, err
 	}

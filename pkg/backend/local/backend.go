@@ -181,9 +181,13 @@ func (b *Backend) available() []*pool {
 	return out
 }
 
-// poolOf is the open pool of an object. It is ErrUnavailable for every pool that
-// is not open here: another machine may well have it.
-func (b *Backend) poolOf(id volume.ID) (*pool, error) {
+// poolOf is the open pool of an object. It is ErrNotFound for an id that this
+// engine cannot have made, and ErrUnavailable for every pool that is not open
+// here: another machine may well have it.
+func (b *Backend) poolOf(kind volume.Kind, id volume.ID) (*pool, error) {
+	if _, err := volume.ParseID(kind, string(id)); err != nil {
+		return nil, err
+	}
 	for _, s := range b.slots {
 		if s.describe().ID == id.Pool() {
 			return s.get()

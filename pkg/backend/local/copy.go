@@ -21,18 +21,11 @@ func (b *Backend) createCopy(ctx context.Context, spec volume.Spec) (object, err
 	if err != nil {
 		return object{}, err
 	}
-	if spec.Size > 0 && spec.Size < src.Size {
-		return object{}, fmt.Errorf("%w: asked for %s from %s, which has %s; ask for that or more", volume.ErrOutOfRange, spec.Size, src.ID, src.Size)
-	}
-	size, err := volume.Fit(max(spec.Size, src.Size), spec.Limit, src.Size)
+	size, err := volume.Fit(max(spec.Size, 1), spec.Limit, src.Size) // none asked for: the source's
 	if err != nil {
 		return object{}, err
 	}
 	id := volume.NewID(volume.KindVolume, p.id, spec.Name)
-	if err := p.admit(ctx, id, size, src.Lineage); err != nil {
-		return object{}, err
-	}
-	defer p.release(id)
 	r := record{ID: id, Name: spec.Name, Size: size, Format: format, Source: spec.Source, BirthSize: src.BirthSize, Lineage: src.Lineage}
 	return p.build(ctx, "copy-volume", r, func(dir *os.File) error {
 		return p.copyImage(ctx, src, dir, r, volume.ConsistencyFilesystem)
@@ -42,11 +35,11 @@ func (b *Backend) createCopy(ctx context.Context, spec volume.Spec) (object, err
 // source finds what a new volume is made from and checks that the pool it is in
 // is one that the request allows.
 func (b *Backend) source(spec volume.Spec) (*pool, object, error) {
-	id := spec.Source.Snapshot
+	kind, id := volume.KindSnapshot, spec.Source.Snapshot
 	if id == "" {
-		id = spec.Source.Volume
+		kind, id = volume.KindVolume, spec.Source.Volume
 	}
-	p, err := b.poolOf(id)
+	p, err := b.poolOf(kind, id)
 	if err != nil {
 		return nil, object{}, err
 	}

@@ -2,21 +2,17 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend/backendtest"
 	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
-	"github.com/holdfast-csi/holdfast/pkg/loop"
-	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/reboot"
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
@@ -73,91 +69,9 @@ func (b *bench) tearDown() {
 	if err := b.Close(); err != nil {
 		b.t.Error(err)
 	}
-	if err := tearAway(b.dir); err != nil {
+	if err := reboot.TearAway(b.dir); err != nil {
 		b.t.Error(err)
 	}
-}
-
-// tearAway takes down all mounts and loops below dir: what a reboot does.
-func tearAway(dir string) error {
-	root, err := mount.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	mounts, err := mount.List()
-	if err != nil {
-		return err
-	}
-	var pools []string
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if !strings.HasPrefix(mounts[i].Path, root.Path()+"/") {
-			continue
-		}
-		if mounts[i].FSType == "btrfs" {
-			pools = append(pools, mounts[i].Path)
-			continue
-		}
-		if err := root.Unmount(context.Background(), mounts[i].Path); err != nil {
-			return err
-		}
-	}
-	if err := detachBelow(root.Path()); err != nil {
-		return err
-	}
-	for _, p := range pools {
-		if err := root.Unmount(context.Background(), p); err != nil {
-			return err
-		}
-	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		left, err := loopsBelow(root.Path())
-		if err != nil || len(left) == 0 {
-			return err
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("loops stay attached: %v", left)
-		}
-	}
-}
-
-func loopsBelow(dir string) ([]loop.Info, error) {
-	all, err := loop.List()
-	if err != nil {
-		return nil, err
-	}
-	var out []loop.Info
-	for _, l := range all {
-		if strings.HasPrefix(l.BackingPath, dir+"/") {
-			out = append(out, l)
-		}
-	}
-	return out, nil
-}
-
-// detachBelow detaches the loops of volumes, not those of pools, which their
-// mounts hold.
-func detachBelow(dir string) error {
-	loops, err := loopsBelow(dir)
-	if err != nil {
-		return err
-	}
-	for _, l := range loops {
-		if l.Tag == imageTag {
-			continue
-		}
-		d, err := loop.Open(l.Index)
-		if errors.Is(err, volume.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Detach(), d.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // poolNamed is an open pool.
@@ -218,7 +132,7 @@ func (b *bench) leftovers() []string {
 	for _, e := range intents {
 		out = append(out, "freeze intent "+e.Name())
 	}
-	loops, err := loopsBelow(b.dir)
+	loops, err := reboot.LoopsBelow(b.dir)
 	if err != nil {
 		out = append(out, err.Error())
 	}
@@ -241,7 +155,7 @@ func (b *bench) takeAway(name string) (restore func(), err error) {
 	if err := s.close(); err != nil {
 		return nil, err
 	}
-	if err := tearAway(s.cfg.Dir); err != nil {
+	if err := reboot.TearAway(s.cfg.Dir); err != nil {
 		return nil, err
 	}
 	image := filepath.Join(s.cfg.Dir, ImageFile)

@@ -41,6 +41,7 @@ type pool struct {
 	objects  map[volume.ID]*object
 	trash    map[string]volume.ID // directory in .trash -> lineage
 	promised map[volume.ID]volume.Bytes
+	busy     map[volume.ID]bool // being changed
 }
 
 // object is a volume or a snapshot in the index.
@@ -89,7 +90,7 @@ func (b *Backend) openDir(dir, name string) (*pool, error) {
 	}
 	p := &pool{
 		name: name, backend: b, root: root, kick: make(chan struct{}, 1),
-		objects: map[volume.ID]*object{}, trash: map[string]volume.ID{}, promised: map[volume.ID]volume.Bytes{},
+		objects: map[volume.ID]*object{}, trash: map[string]volume.ID{}, promised: map[volume.ID]volume.Bytes{}, busy: map[volume.ID]bool{},
 	}
 	p.dir, err = root.Open(".")
 	if err != nil {

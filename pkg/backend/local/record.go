@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"time"
+	"unicode/utf8"
 
 	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -19,10 +20,12 @@ import (
 
 // record is what a pool knows about a volume or a snapshot, next to its data.
 type record struct {
-	ID     volume.ID     `json:"id"`
-	Name   string        `json:"name"`
-	Size   volume.Bytes  `json:"size"`
-	Format volume.Format `json:"format"`
+	ID   volume.ID `json:"id"`
+	Name string    `json:"name"`
+	// RawName is the name where it is no valid UTF-8, which JSON would change.
+	RawName []byte        `json:"rawName,omitempty"`
+	Size    volume.Bytes  `json:"size"`
+	Format  volume.Format `json:"format"`
 	// Source is what a volume was made from. SnapshotOf and Consistency are a
 	// snapshot's.
 	Source      volume.Source      `json:"source,omitzero"`
@@ -74,6 +77,9 @@ const (
 )
 
 func encodeRecord(r record, generation uint64) ([]byte, error) {
+	if !utf8.ValidString(r.Name) {
+		r.RawName = []byte(r.Name)
+	}
 	body, err := json.Marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("encode record of %s: %w", r.ID, err)
@@ -99,6 +105,9 @@ func decodeRecord(data []byte, want volume.ID) (record, uint64, error) {
 	var r record
 	if err := json.Unmarshal(e.Record, &r); err != nil {
 		return record{}, 0, fmt.Errorf("%w: record is not readable: %w", volume.ErrDataLoss, err)
+	}
+	if r.RawName != nil {
+		r.Name = string(r.RawName)
 	}
 	if r.ID != want || volume.NewID(want.Kind(), want.Pool(), r.Name) != want {
 		return record{}, 0, fmt.Errorf("%w: record is that of %s (%q), not of %s", volume.ErrDataLoss, r.ID, r.Name, want)

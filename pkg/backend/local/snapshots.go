@@ -10,7 +10,7 @@ import (
 
 // Snapshot implements backend.Provisioner.
 func (b *Backend) Snapshot(_ context.Context, id volume.ID) (volume.Snapshot, error) {
-	p, err := b.poolOf(id)
+	p, err := b.poolOf(volume.KindSnapshot, id)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
@@ -42,11 +42,12 @@ func (b *Backend) CreateSnapshot(ctx context.Context, spec volume.SnapshotSpec) 
 	if err != nil {
 		return volume.Snapshot{}, fmt.Errorf("snapshot %s as %q: %w", spec.Source, spec.Name, noSpace(err))
 	}
-	return s, nil
+	// Another call may have taken it since we looked.
+	return s, s.Matches(spec)
 }
 
 func (b *Backend) takeSnapshot(ctx context.Context, spec volume.SnapshotSpec) (volume.Snapshot, error) {
-	p, err := b.poolOf(spec.Source)
+	p, err := b.poolOf(volume.KindVolume, spec.Source)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
@@ -55,10 +56,6 @@ func (b *Backend) takeSnapshot(ctx context.Context, spec volume.SnapshotSpec) (v
 		return volume.Snapshot{}, err
 	}
 	id := volume.NewID(volume.KindSnapshot, p.id, spec.Name)
-	if err := p.admit(ctx, id, 0, src.Lineage); err != nil {
-		return volume.Snapshot{}, err
-	}
-	defer p.release(id)
 	r := record{
 		ID: id, Name: spec.Name, Size: src.Size, Format: src.Format, SnapshotOf: src.ID,
 		Consistency: spec.Consistency, BirthSize: src.BirthSize, Lineage: src.Lineage,
@@ -71,5 +68,5 @@ func (b *Backend) takeSnapshot(ctx context.Context, spec volume.SnapshotSpec) (v
 
 // DeleteSnapshot implements backend.Provisioner.
 func (b *Backend) DeleteSnapshot(ctx context.Context, id volume.ID) error {
-	return b.delete(ctx, "delete-snapshot", id)
+	return b.delete(ctx, "delete-snapshot", volume.KindSnapshot, id)
 }

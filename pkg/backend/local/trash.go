@@ -15,12 +15,20 @@ import (
 
 // delete takes an object out of sight, durably, and leaves the rest to run. One
 // that does not exist is success.
-func (b *Backend) delete(_ context.Context, op string, id volume.ID) error {
-	p, err := b.poolOf(id)
+func (b *Backend) delete(ctx context.Context, op string, kind volume.Kind, id volume.ID) error {
+	p, err := b.poolOf(kind, id)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	if id.Kind() == volume.KindVolume {
+	end, err := p.begin(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if kind == volume.KindVolume {
 		if err := b.checkUnused(id); err != nil {
 			return err
 		}

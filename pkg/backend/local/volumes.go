@@ -15,7 +15,7 @@ import (
 
 // Volume implements backend.Provisioner and backend.Attacher.
 func (b *Backend) Volume(_ context.Context, id volume.ID) (volume.Volume, error) {
-	p, err := b.poolOf(id)
+	p, err := b.poolOf(volume.KindVolume, id)
 	if err != nil {
 		return volume.Volume{}, err
 	}
@@ -74,7 +74,8 @@ func (b *Backend) CreateVolume(ctx context.Context, spec volume.Spec) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, noSpace(err))
 	}
-	return o.volume(), nil
+	// Another call may have made it since we looked.
+	return o.volume(), o.volume().Matches(spec)
 }
 
 // volumeNamed finds the volume that was made under a name, in whatever pool.
@@ -116,10 +117,6 @@ func (b *Backend) createEmpty(ctx context.Context, spec volume.Spec) (object, er
 		return object{}, err
 	}
 	id := volume.NewID(volume.KindVolume, p.id, spec.Name)
-	if err := p.admit(ctx, id, size, ""); err != nil {
-		return object{}, err
-	}
-	defer p.release(id)
 	r := record{ID: id, Name: spec.Name, Size: size, Format: format, BirthSize: size, Lineage: id}
 	return p.build(ctx, "create-volume", r, func(dir *os.File) error {
 		return p.makeImage(ctx, dir, r)
@@ -147,15 +144,20 @@ func (p *pool) makeImage(ctx context.Context, dir *os.File, r record) error {
 
 // DeleteVolume implements backend.Provisioner.
 func (b *Backend) DeleteVolume(ctx context.Context, id volume.ID) error {
-	return b.delete(ctx, "delete-volume", id)
+	return b.delete(ctx, "delete-volume", volume.KindVolume, id)
 }
 
 // ExpandVolume implements backend.Provisioner.
 func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit volume.Bytes) (volume.Volume, error) {
-	p, err := b.poolOf(id)
+	p, err := b.poolOf(volume.KindVolume, id)
 	if err != nil {
 		return volume.Volume{}, err
 	}
+	end, err := p.begin(ctx, id)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	defer end()
 	o, err := p.find(id)
 	if err != nil {
 		return volume.Volume{}, err
