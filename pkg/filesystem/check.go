@@ -25,7 +25,9 @@ func Check(ctx context.Context, runner command.Runner, dev string, t volume.FSTy
 // The exit status of e2fsck is a set of bits (man 8 e2fsck).
 const (
 	fsckReboot      = 2 // corrected, and what is in memory about it is stale
-	fsckUncorrected = 4 // and everything above is worse
+	fsckUncorrected = 4
+	// Everything above says that e2fsck could not do its work: the device is in
+	// use, cannot be read, or has no superblock.
 )
 
 func e2fsck(ctx context.Context, runner command.Runner, dev string, flags ...string) error {
@@ -43,6 +45,10 @@ func e2fsck(ctx context.Context, runner command.Runner, dev string, flags ...str
 		return nil
 	case status < 0:
 		return fmt.Errorf("check the ext4 filesystem on %s: %w", dev, err)
+	}
+	if status&fsckUncorrected == 0 {
+		return fmt.Errorf("%w: the ext4 filesystem on %s could not be checked: see that nothing uses the device and that it can be read, "+
+			"and try again (e2fsck said: %s): %w", volume.ErrPrecondition, dev, oneLine(out), err)
 	}
 	return fmt.Errorf("%w: the ext4 filesystem on %s needs more repair than is safe without a person: take a snapshot of the volume, "+
 		"run e2fsck on a clone of it, and go on with the clone; or restore a snapshot (e2fsck said: %s): %w",

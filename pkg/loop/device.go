@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,9 +16,10 @@ import (
 // leaves it) the kernel detaches the device when the last user, a mount
 // included, lets go of it.
 type Device struct {
-	index int
-	path  string
-	file  *os.File
+	index        int
+	major, minor uint32
+	path         string
+	file         *os.File
 
 	close    sync.Once
 	closeErr error
@@ -31,6 +33,25 @@ func Open(index int) (*Device, error) {
 		return nil, err
 	}
 	if _, err := dev.Info(); err != nil {
+		dev.Close()
+		return nil, err
+	}
+	return dev, nil
+}
+
+// Open holds the device that i describes. It is volume.ErrNotFound if that one was
+// detached since, also if something else has the index by now: between Find and
+// the opening of an index by its number alone, it may have changed hands.
+func (i Info) Open() (*Device, error) {
+	dev, err := Open(i.Index)
+	if err != nil {
+		return nil, err
+	}
+	now, err := dev.Info()
+	if err == nil && (now.Tag != i.Tag || now.BackingDev != i.BackingDev || now.BackingInode != i.BackingInode) {
+		err = fmt.Errorf("open %s: %w: it was detached, and attached to something else", dev.path, volume.ErrNotFound)
+	}
+	if err != nil {
 		dev.Close()
 		return nil, err
 	}
@@ -106,19 +127,36 @@ func (d *Device) Sync() error {
 }
 
 // Detach lets the device go (LOOP_CLR_FD) and closes d. If somebody else has it
-// open, a mount included, Detach succeeds and the device goes when they close
-// it. A device that is not attached any more is success.
+// open, a mount included, Detach succeeds and the device goes when they close it;
+// Detach waits a moment for those who, like List, only look. A device that is not
+// attached any more is success.
 func (d *Device) Detach() error {
 	noDiscard, _ := hasNoDiscard(d.index)
+	sequence, _ := readSys(d.index, "diskseq")
 	err := retryBusy(func() error { return unix.IoctlSetInt(int(d.file.Fd()), unix.LOOP_CLR_FD, 0) })
 	closeErr := d.Close()
 	if err != nil && !errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("detach %s: %w", d.path, err)
 	}
+	awaitGone(d.index, sequence)
 	if noDiscard {
 		forget(d.index)
 	}
 	return closeErr
+}
+
+// awaitGone waits until an attachment, known by its disk sequence number, is gone,
+// but not for long: a mount in another namespace may hold it for ever.
+func awaitGone(index int, sequence string) {
+	const patience = 100 * time.Millisecond
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if !isAttached(index) {
+			return
+		}
+		if now, err := readSys(index, "diskseq"); err != nil || now != sequence {
+			return
+		}
+	}
 }
 
 // Close lets go of the device without detaching it; with autoclear that detaches

@@ -46,10 +46,6 @@ func (d *Device) Info() (Info, error) {
 	if err != nil {
 		return fail(err)
 	}
-	major, minor, err := deviceNumber(d.index)
-	if err != nil {
-		return fail(err)
-	}
 	blockSize, err := unix.IoctlGetInt(int(d.file.Fd()), unix.BLKSSZGET)
 	if err != nil {
 		return fail(err)
@@ -65,12 +61,11 @@ func (d *Device) Info() (Info, error) {
 	// The attribute goes away while the device is being detached, and with the
 	// backing file's mount namespace it may be empty: it is only for people.
 	backing, _ := readSys(d.index, "loop/backing_file")
-	name, _, _ := bytes.Cut(status.File_name[:], []byte{0})
 	return Info{
 		Index:        d.index,
-		Major:        major,
-		Minor:        minor,
-		Tag:          string(name),
+		Major:        d.major,
+		Minor:        d.minor,
+		Tag:          tagOf(status),
 		BackingDev:   status.Device, // huge_encode_dev is the encoding of st_dev
 		BackingInode: status.Inode,
 		BackingPath:  backing,
@@ -82,44 +77,60 @@ func (d *Device) Info() (Info, error) {
 	}, nil
 }
 
+func tagOf(status *unix.LoopInfo64) string {
+	name, _, _ := bytes.Cut(status.File_name[:], []byte{0})
+	return string(name)
+}
+
 // List is every attached loop device of the machine, in order of index. It opens
 // each for an instant, for reading; one that vanishes meanwhile is left out. A
 // device that somebody lets go of in that instant goes when List has looked.
 func List() ([]Info, error) {
+	return list(func(string) bool { return true })
+}
+
+// Find is every attached loop device with exactly this tag, in order of index. It
+// looks as List does.
+func Find(tag string) ([]Info, error) {
+	return list(func(have string) bool { return have == tag })
+}
+
+func list(wanted func(tag string) bool) ([]Info, error) {
 	indices, err := attachedIndices()
 	if err != nil {
 		return nil, fmt.Errorf("list loop devices: %w", err)
 	}
-	infos := make([]Info, 0, len(indices))
+	var infos []Info
 	for _, index := range indices {
-		info, err := look(index)
+		info, ok, err := look(index, wanted)
 		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list loop devices: %w", err)
 		}
-		infos = append(infos, info)
+		if ok {
+			infos = append(infos, info)
+		}
 	}
 	return infos, nil
 }
 
-// Find is every attached loop device with exactly this tag, in order of index.
-func Find(tag string) ([]Info, error) {
-	infos, err := List()
+func look(index int, wanted func(tag string) bool) (info Info, ok bool, err error) {
+	dev, err := open(index, unix.O_RDONLY)
 	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(infos, func(i Info) bool { return i.Tag != tag }), nil
-}
-
-func look(index int) (Info, error) {
-	dev, err := Open(index)
-	if err != nil {
-		return Info{}, err
+		return Info{}, false, err
 	}
 	defer dev.Close()
-	return dev.Info()
+	status, err := unix.IoctlLoopGetStatus64(int(dev.file.Fd()))
+	if err != nil {
+		return Info{}, false, fmt.Errorf("look at %s: %w", dev.path, notAttached(err))
+	}
+	if !wanted(tagOf(status)) {
+		return Info{}, false, nil
+	}
+	info, err = dev.Info()
+	return info, err == nil, err
 }
 
 // attachedIndices reads sysfs, where only an attached device has a directory
@@ -139,10 +150,15 @@ func attachedIndices() ([]int, error) {
 		if err != nil {
 			continue
 		}
-		if _, err := os.Stat(sysPath(index, "loop")); err == nil {
+		if isAttached(index) {
 			indices = append(indices, index)
 		}
 	}
 	slices.Sort(indices)
 	return indices, nil
+}
+
+func isAttached(index int) bool {
+	_, err := os.Stat(sysPath(index, "loop"))
+	return err == nil
 }

@@ -87,7 +87,7 @@ func open(index, flags int) (*Device, error) {
 		file.Close()
 		return fail(fmt.Errorf("%w: the node is not block device %d:%d; remove it, it is made anew", volume.ErrPrecondition, major, minor))
 	}
-	return &Device{index: index, path: path, file: file}, nil
+	return &Device{index: index, major: major, minor: minor, path: path, file: file}, nil
 }
 
 func openNode(path string, flags int) (int, error) {

@@ -100,7 +100,7 @@ func (b *bench) tearDown(t testing.TB) {
 		id := volume.ID(strings.TrimSuffix(filepath.Base(r), ".json"))
 		stacked, _ := findStacked(id)
 		for _, l := range stacked {
-			if err := detachStacked(id, l); err != nil {
+			if err := detachStacked(l); err != nil {
 				t.Error(err)
 			}
 		}

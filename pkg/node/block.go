@@ -156,7 +156,7 @@ func (s *Server) findOn(id volume.ID, below *os.File) (*loop.Device, error) {
 			continue
 		}
 		// One that is not there any more was about to go: a crash left it.
-		if dev, err := loop.Open(i.Index); !errors.Is(err, volume.ErrNotFound) {
+		if dev, err := i.Open(); !errors.Is(err, volume.ErrNotFound) {
 			return dev, err
 		}
 	}
@@ -193,7 +193,7 @@ func (s *Server) sweepStacked(id volume.ID) error {
 		if s.isShown(infos, l) {
 			continue
 		}
-		if err := detachStacked(id, l); err != nil {
+		if err := detachStacked(l); err != nil {
 			return err
 		}
 	}

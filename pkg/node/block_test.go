@@ -91,7 +91,7 @@ func TestAReadOnlyTargetWhoseDeviceWasDetachedIsMadeAnew(t *testing.T) {
 	b.mustStage(t, v, rwo)
 	req := readOnly(b.publishRequest(v, "ro", rwo))
 	b.mustPublish(t, req)
-	if err := detachStacked(v.ID, stackedOf(t, v)[0]); err != nil {
+	if err := detachStacked(stackedOf(t, v)[0]); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.NodePublishVolume(t.Context(), req); errors.Is(err, volume.ErrExists) {

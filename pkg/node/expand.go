@@ -12,7 +12,6 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/capability"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
-	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -155,7 +154,7 @@ func refreshStacked(id volume.ID) error {
 		return err
 	}
 	for _, l := range stacked {
-		dev, err := loop.Open(l.Index)
+		dev, err := l.Open()
 		if err == nil {
 			err = errors.Join(dev.Refresh(), dev.Close())
 		}

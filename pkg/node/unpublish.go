@@ -75,20 +75,12 @@ func (s *Server) isNodeAt(path string) (bool, error) {
 }
 
 // detachStacked lets go of a stacked device if it is what it was a moment ago.
-func detachStacked(id volume.ID, l loop.Info) error {
-	dev, err := loop.Open(l.Index)
+func detachStacked(l loop.Info) error {
+	dev, err := l.Open()
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	info, err := dev.Info()
-	if err != nil || info.Tag != stackedTag(id) {
-		dev.Close()
-		if errors.Is(err, volume.ErrNotFound) {
-			return nil
-		}
 		return err
 	}
 	return dev.Detach()

@@ -49,8 +49,9 @@ var build = sync.OnceValues(func() (string, error) {
 // Box is a directory with a pool image, kubelet's directory and the driver's
 // state, which outlive any one driver.
 type Box struct {
-	t   testing.TB
-	Dir string
+	t      testing.TB
+	Dir    string
+	socket string // not in Dir: its path must be short (unix(7): 107 bytes)
 	// Flags are added to the command line of every driver that is started.
 	Flags []string
 	// Wrap is put in front of the command line, for instance unshare(1).
@@ -62,7 +63,11 @@ type Box struct {
 func NewBox(t testing.TB, poolSize volume.Bytes) *Box {
 	t.Helper()
 	roottest.Require(t)
-	b := &Box{t: t, Dir: t.TempDir()}
+	socketDir, err := os.MkdirTemp("", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &Box{t: t, Dir: t.TempDir(), socket: filepath.Join(socketDir, "csi.sock")}
 	for _, d := range []string{b.Kubelet(), b.Pools()} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -70,7 +75,7 @@ func NewBox(t testing.TB, poolSize volume.Bytes) *Box {
 	}
 	b.Flags = []string{"--pool=" + b.Pools(), fmt.Sprintf("--pool-size=%d", poolSize), "--host-reserve=1"}
 	t.Cleanup(func() {
-		if err := reboot.TearAway(b.Dir); err != nil {
+		if err := errors.Join(reboot.TearAway(b.Dir), os.RemoveAll(socketDir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -130,9 +135,8 @@ func (b *Box) TryStart(failpoint string) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket := filepath.Join(b.Dir, "csi.sock")
 	argv := append([]string{}, b.Wrap...)
-	argv = append(argv, binary, "serve", "--endpoint=unix://"+socket, "--node-id=node-1", "-v=1",
+	argv = append(argv, binary, "serve", "--endpoint=unix://"+b.socket, "--node-id=node-1", "-v=1",
 		"--kubelet-dir="+b.Kubelet(), "--state-dir="+b.State())
 	argv = append(argv, b.Flags...)
 	d := &Driver{t: b.t, done: make(chan struct{}), log: &journal{}}
@@ -158,7 +162,7 @@ func (b *Box) TryStart(failpoint string) (*Driver, error) {
 		case <-ctx.Done():
 		}
 	}()
-	d.Client, err = orchestrator.Dial(ctx, socket, b.Kubelet())
+	d.Client, err = orchestrator.Dial(ctx, b.socket, b.Kubelet())
 	if err != nil {
 		d.Kill()
 		return nil, fmt.Errorf("%w\n%s", err, d.Log())

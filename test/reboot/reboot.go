@@ -90,7 +90,7 @@ func detachBelow(dir string) error {
 		if strings.HasSuffix(l.BackingPath, poolImage) {
 			continue
 		}
-		d, err := loop.Open(l.Index)
+		d, err := l.Open()
 		if errors.Is(err, volume.ErrNotFound) {
 			continue
 		}

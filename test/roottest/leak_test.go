@@ -90,7 +90,7 @@ func runAgain(t *testing.T, kind string) (output string, code int) {
 		t.Fatal(err)
 	}
 	for _, i := range infos {
-		if dev, err := loop.Open(i.Index); err == nil {
+		if dev, err := i.Open(); err == nil {
 			dev.Detach()
 		}
 	}

@@ -193,6 +193,7 @@ func (s *session) cleanUp() error {
 				if err := a.Detach(s.ctx, v.ID); err != nil {
 					s.failf("clean up: detach %s: %w", v.ID, err)
 				}
+				s.notAttached(v.ID)
 			}
 			if err := s.engine().DeleteVolume(s.ctx, v.ID); err != nil {
 				s.failf("clean up: delete volume %s: %w", v.ID, err)

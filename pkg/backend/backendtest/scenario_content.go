@@ -145,5 +145,6 @@ func (s *session) reads(id volume.ID, off int64, want byte) {
 func (s *session) detached(v volume.Volume) {
 	if s.engine().Attacher != nil {
 		s.succeeds(s.detach(v.ID), "detach")
+		s.notAttached(v.ID)
 	}
 }

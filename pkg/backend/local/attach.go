@@ -124,7 +124,7 @@ func findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
 		return nil, fmt.Errorf("%w: %d loop devices (loop%d, loop%d) carry the tag of %s; writing through both would destroy it: unmount and detach all but one (losetup -d)",
 			volume.ErrPrecondition, len(found), found[0].Index, found[1].Index, id)
 	}
-	d, err := loop.Open(found[0].Index)
+	d, err := found[0].Open()
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, fmt.Errorf("%w: loop%d is just going away", volume.ErrBusy, found[0].Index)
 	}
@@ -145,9 +145,6 @@ func checkBacking(d *loop.Device, id volume.ID, img *os.File) error {
 	if err != nil {
 		return err
 	}
-	if info.Tag != tagOf(id) {
-		return fmt.Errorf("%w: %s was taken over by another volume", volume.ErrBusy, d.Path())
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
 		return fmt.Errorf("stat the image of %s: %w", id, err)
@@ -160,7 +157,7 @@ func checkBacking(d *loop.Device, id volume.ID, img *os.File) error {
 
 // Lookup implements backend.Attacher.
 func (b *Backend) Lookup(_ context.Context, id volume.ID) (*backend.Device, bool, error) {
-	d, err := openByTag(id)
+	d, err := b.openByTag(id)
 	if err != nil || d == nil {
 		return nil, false, err
 	}
@@ -170,13 +167,30 @@ func (b *Backend) Lookup(_ context.Context, id volume.ID) (*backend.Device, bool
 
 // openByTag opens the loop device of a volume; nil means that there is none. It
 // needs neither pool nor record, so what is attached can be let go when the pool
-// is away.
-func openByTag(id volume.ID) (*loop.Device, error) {
+// is away. Where the volume was last time is looked at first: with hundreds of
+// loops, and a call a minute for each, looking at all of them would add up.
+func (b *Backend) openByTag(id volume.ID) (*loop.Device, error) {
+	if hint, ok := b.lastSeen.Load(id); ok {
+		if d, err := openIfTagged(hint.(int), id); d != nil || err != nil {
+			return d, err
+		}
+		b.lastSeen.Delete(id)
+	}
 	found, err := loop.Find(tagOf(id))
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	d, err := loop.Open(found[0].Index)
+	b.lastSeen.Store(id, found[0].Index)
+	d, err := found[0].Open()
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, nil
+	}
+	return d, err
+}
+
+// openIfTagged opens a loop device if it has the volume's tag; else it is nil.
+func openIfTagged(index int, id volume.ID) (*loop.Device, error) {
+	d, err := loop.Open(index)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, nil
 	}
@@ -195,7 +209,7 @@ func (b *Backend) Refresh(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return err
 	}
-	d, err := openByTag(id)
+	d, err := b.openByTag(id)
 	if err != nil || d == nil {
 		return err
 	}
@@ -216,7 +230,7 @@ const detachWait = 500 * time.Millisecond
 
 // Detach implements backend.Attacher.
 func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
-	d, err := openByTag(id)
+	d, err := b.openByTag(id)
 	if err != nil || d == nil {
 		return err
 	}
@@ -234,6 +248,7 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return fmt.Errorf("detach %s: %w", id, err)
 	}
+	b.lastSeen.Delete(id)
 	for end := time.Now().Add(detachWait); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		found, err := loop.Find(tagOf(id))
 		if err != nil || len(found) == 0 || ctx.Err() != nil {

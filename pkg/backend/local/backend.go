@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
@@ -61,6 +62,12 @@ type Backend struct {
 	cfg   Config
 	slots []*slot
 	state *os.Root
+
+	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
+
+	// mu comes before slot.mu and is never held for long.
+	mu   sync.Mutex
+	busy map[string]bool // kind and hash of the name of what is being changed
 }
 
 var (
@@ -82,7 +89,7 @@ func New(cfg Config) (*Backend, error) {
 	if len(cfg.Pools) == 0 {
 		return nil, fmt.Errorf("%w: no pool is configured: give at least one --pool=[NAME=]DIR", volume.ErrInvalid)
 	}
-	b := &Backend{cfg: cfg}
+	b := &Backend{cfg: cfg, busy: map[string]bool{}}
 	for i, pc := range cfg.Pools {
 		if err := checkPoolConfig(pc, cfg.Pools[:i]); err != nil {
 			return nil, err
@@ -168,6 +175,27 @@ func (b *Backend) Pools() []volume.Pool {
 		out = append(out, s.describe())
 	}
 	return out
+}
+
+// begin marks the object of a name, in whatever pool, as being changed until end
+// is called. It is ErrBusy if it is marked already: callers serialize by object,
+// this is for the case that they do not.
+func (b *Backend) begin(ctx context.Context, kind volume.Kind, hash string) (end func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("the caller has given up: %w", context.Cause(ctx))
+	}
+	key := string(kind) + "." + hash
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.busy[key] {
+		return nil, fmt.Errorf("%w: on the %s with the name hash %s", volume.ErrBusy, kind, hash)
+	}
+	b.busy[key] = true
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.busy, key)
+	}, nil
 }
 
 // available are the pools that can be used now.

@@ -14,8 +14,7 @@ import (
 )
 
 // build makes an object out of sight and puts it into place with one rename, if
-// the pool can promise its space. If it exists already, it is the answer. r is
-// complete but for what only the data can tell; fill makes data/ in the open
+// the pool can promise its space. r is complete but for what only the data can tell; fill makes data/ in the open
 // staging directory. op names the fault steps.
 //
 // Order, and what a crash after each step leaves: staging directory, data,
@@ -24,14 +23,6 @@ import (
 // caller's retry finds it); a commit, so that the answer is true for ever.
 func (p *pool) build(ctx context.Context, op string, r record, fill func(dir *os.File) error) (object, error) {
 	at := p.backend.cfg.Fault
-	end, err := p.begin(ctx, r.ID)
-	if err != nil {
-		return object{}, err
-	}
-	defer end()
-	if o, ok, err := p.existing(r.ID); ok || err != nil {
-		return o, err
-	}
 	var promise volume.Bytes // a snapshot costs what its source is charged for sharing
 	if r.ID.Kind() == volume.KindVolume {
 		promise = r.Size
@@ -174,26 +165,6 @@ func (p *pool) loadObject(id volume.ID) (object, error) {
 		r.Size = size / volume.Alignment * volume.Alignment
 	}
 	return object{record: r, dir: dir}, nil
-}
-
-// begin marks an object as being changed until end is called. It is ErrBusy if
-// it is marked already: callers serialize by object, this is for the case that
-// they do not.
-func (p *pool) begin(ctx context.Context, id volume.ID) (end func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("change %s: %w", id, context.Cause(ctx))
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.busy[id] {
-		return nil, fmt.Errorf("%w: on %s", volume.ErrBusy, id)
-	}
-	p.busy[id] = true
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.busy, id)
-	}, nil
 }
 
 // discardStaging removes what an earlier try of the same object left. It never

@@ -165,7 +165,7 @@ func (b *Backend) attachImage(ctx context.Context, img *os.File) (*loop.Device, 
 		if l.BackingDev != st.Dev || l.BackingInode != st.Ino {
 			continue
 		}
-		d, err := loop.Open(l.Index)
+		d, err := l.Open()
 		if err != nil {
 			return nil, err
 		}

@@ -41,7 +41,6 @@ type pool struct {
 	objects  map[volume.ID]*object
 	trash    map[string]volume.ID // directory in .trash -> lineage
 	promised map[volume.ID]volume.Bytes
-	busy     map[volume.ID]bool // being changed
 }
 
 // object is a volume or a snapshot in the index.
@@ -90,7 +89,7 @@ func (b *Backend) openDir(dir, name string) (*pool, error) {
 	}
 	p := &pool{
 		name: name, backend: b, root: root, kick: make(chan struct{}, 1),
-		objects: map[volume.ID]*object{}, trash: map[string]volume.ID{}, promised: map[volume.ID]volume.Bytes{}, busy: map[volume.ID]bool{},
+		objects: map[volume.ID]*object{}, trash: map[string]volume.ID{}, promised: map[volume.ID]volume.Bytes{},
 	}
 	p.dir, err = root.Open(".")
 	if err != nil {

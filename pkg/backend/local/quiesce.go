@@ -28,7 +28,7 @@ func (p *pool) quiesced(ctx context.Context, src object, consistency volume.Cons
 	if src.ID.Kind() == volume.KindSnapshot {
 		return fn() // nobody writes to a snapshot
 	}
-	d, err := openByTag(src.ID)
+	d, err := p.backend.openByTag(src.ID)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (b *Backend) thawIntents(ctx context.Context) error {
 }
 
 func (b *Backend) thawOne(ctx context.Context, id volume.ID) error {
-	d, err := openByTag(id)
+	d, err := b.openByTag(id)
 	if err != nil {
 		return err
 	}

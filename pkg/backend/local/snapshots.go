@@ -28,6 +28,11 @@ func (b *Backend) CreateSnapshot(ctx context.Context, spec volume.SnapshotSpec) 
 	if spec.Consistency == "" {
 		spec.Consistency = volume.ConsistencyFilesystem
 	}
+	end, err := b.begin(ctx, volume.KindSnapshot, volume.HashName(spec.Name))
+	if err != nil {
+		return volume.Snapshot{}, err
+	}
+	defer end()
 	// A name is unique among the snapshots of all pools, whatever their source.
 	for _, p := range b.available() {
 		o, ok, err := p.existing(volume.NewID(volume.KindSnapshot, p.id, spec.Name))
@@ -42,8 +47,7 @@ func (b *Backend) CreateSnapshot(ctx context.Context, spec volume.SnapshotSpec) 
 	if err != nil {
 		return volume.Snapshot{}, fmt.Errorf("snapshot %s as %q: %w", spec.Source, spec.Name, noSpace(err))
 	}
-	// Another call may have taken it since we looked.
-	return s, s.Matches(spec)
+	return s, nil
 }
 
 func (b *Backend) takeSnapshot(ctx context.Context, spec volume.SnapshotSpec) (volume.Snapshot, error) {

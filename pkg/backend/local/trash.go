@@ -23,7 +23,7 @@ func (b *Backend) delete(ctx context.Context, op string, kind volume.Kind, id vo
 	if err != nil {
 		return err
 	}
-	end, err := p.begin(ctx, id)
+	end, err := b.begin(ctx, kind, id.Hash())
 	if err != nil {
 		return err
 	}

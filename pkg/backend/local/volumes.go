@@ -58,6 +58,11 @@ func collect[T any](b *Backend, kind volume.Kind, convert func(record) T) []T {
 
 // CreateVolume implements backend.Provisioner.
 func (b *Backend) CreateVolume(ctx context.Context, spec volume.Spec) (volume.Volume, error) {
+	end, err := b.begin(ctx, volume.KindVolume, volume.HashName(spec.Name))
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	defer end()
 	existing, where, err := b.volumeNamed(spec.Name)
 	if err != nil {
 		return volume.Volume{}, err
@@ -74,8 +79,7 @@ func (b *Backend) CreateVolume(ctx context.Context, spec volume.Spec) (volume.Vo
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, noSpace(err))
 	}
-	// Another call may have made it since we looked.
-	return o.volume(), o.volume().Matches(spec)
+	return o.volume(), nil
 }
 
 // volumeNamed finds the volume that was made under a name, in whatever pool.
@@ -153,7 +157,7 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	end, err := p.begin(ctx, id)
+	end, err := b.begin(ctx, volume.KindVolume, id.Hash())
 	if err != nil {
 		return volume.Volume{}, err
 	}
