@@ -200,7 +200,10 @@ func serve(t *testing.T, d *memoryDriver, adjust func(*Config)) *served {
 	r.conn, err = grpc.NewClient("unix://"+r.socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// The first attempt may come before the socket; the default waits for 1 s then.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 2 * time.Millisecond, MaxDelay: 20 * time.Millisecond}}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.5, MaxDelay: 50 * time.Millisecond},
+			MinConnectTimeout: 10 * time.Second,
+		}),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallSendMsgSize(64<<20)))
 	if err != nil {
 		t.Fatal(err)

@@ -192,7 +192,8 @@ func (d *Driver) Stop() {
 	if err := d.Close(); err != nil {
 		d.t.Error(err)
 	}
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	// To the group: what the driver may be wrapped in does not pass signals on.
+	if err := syscall.Kill(-d.cmd.Process.Pid, syscall.SIGTERM); err != nil {
 		d.t.Fatal(err)
 	}
 	select {
