@@ -136,7 +136,12 @@ func (p *pool) chargesLocked() (charges, error) {
 func (p *pool) allocated(o object) (volume.Bytes, error) {
 	var st unix.Stat_t
 	name := o.dir + "/" + dataDir + "/" + imageFile
-	if err := unix.Fstatat(int(p.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	err := unix.Fstatat(int(p.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		// It is on its way to the trash: its space is not back yet.
+		return 0, nil
+	}
+	if err != nil {
 		return 0, fmt.Errorf("stat %s: %w", name, err)
 	}
 	const statBlock = 512 // stat(2): st_blocks is in units of 512 bytes

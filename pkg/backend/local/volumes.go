@@ -166,10 +166,7 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	if size == 0 {
-		size = o.Size
-	}
-	size, err = volume.Fit(size, limit, o.Size)
+	size, err = volume.Fit(max(size, 1), limit, o.Size) // none asked for: what it has
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("grow %s from %s: %w", id, o.Size, err)
 	}
