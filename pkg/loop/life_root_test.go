@@ -221,7 +221,9 @@ func TestManyAttachAtOnce(t *testing.T) {
 				return
 			}
 			devices[i] = dev
-			loop.List()
+			if _, err := loop.List(); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 	group.Wait()

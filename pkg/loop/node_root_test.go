@@ -41,7 +41,11 @@ func TestMissingNodeIsMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Detach()
+	t.Cleanup(func() {
+		if err := dev.Detach(); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := os.Remove(dev.Path()); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +66,11 @@ func TestNodeOfAnotherDeviceIsNotTouched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dev.Detach()
+	t.Cleanup(func() {
+		if err := dev.Detach(); err != nil {
+			t.Error(err)
+		}
+	})
 	for name, make := range map[string]func() error{
 		"a file":           func() error { return os.WriteFile(dev.Path(), []byte("x"), 0o600) },
 		"/dev/zero":        func() error { return unix.Mknod(dev.Path(), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },

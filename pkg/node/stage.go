@@ -22,14 +22,19 @@ import (
 // A volume whose filesystem is mounted elsewhere already (published targets whose
 // staging mount somebody removed, another mount namespace) is mounted once more.
 func (s *Server) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
-	id, err := parseID(req.GetVolumeId())
-	if err != nil {
-		return nil, err
+	if req.GetVolumeId() == "" {
+		return nil, fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
 	}
 	if req.GetStagingTargetPath() == "" {
 		return nil, fmt.Errorf("%w: staging target path is missing", volume.ErrInvalid)
 	}
 	c, err := capability.Parse(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	// After what is missing: a request that no volume could satisfy is
+	// INVALID_ARGUMENT, whether the volume exists or not.
+	id, err := volume.ParseID(volume.KindVolume, req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}

@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	mountutils "k8s.io/mount-utils"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
@@ -46,12 +48,22 @@ func (s *Server) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeS
 	defer target.Close()
 	usage, err := usageAt(id, dev, target)
 	if err != nil {
-		return nil, err
+		return nil, explainFailure(id, err)
 	}
 	if usage == nil {
 		return nil, elsewhere("something else is there")
 	}
 	return &csi.NodeGetVolumeStatsResponse{Usage: usage}, nil
+}
+
+// explainFailure says what to do about a filesystem that answers nothing any
+// more.
+func explainFailure(id volume.ID, err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) && mountutils.IsCorruptedMnt(errno) {
+		return fmt.Errorf("%w: the filesystem of %s has failed; end its pods, and it is checked when it is staged again: %w", volume.ErrPrecondition, id, err)
+	}
+	return err
 }
 
 // usageAt is nil if the target is neither the root of a mount of the device's

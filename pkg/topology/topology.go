@@ -51,8 +51,11 @@ func OfNode(node string, pools []volume.Pool) Segments {
 func PoolsIn(s Segments, node string, pools []volume.Pool) []volume.PoolID {
 	var named, all []volume.PoolID
 	for _, p := range pools {
-		all = append(all, p.ID)
+		if p.ID != "" { // one that was never opened has none yet
+			all = append(all, p.ID)
+		}
 	}
+	slices.Sort(all)
 	for key, value := range s {
 		key = strings.ToLower(key)
 		id, isPool := strings.CutPrefix(key, poolPrefix)

@@ -18,7 +18,7 @@ const (
 	TiB Bytes = 1 << 40
 )
 
-// String prints a size for people: "10 GiB", "1.5 GiB", "300 MiB", "4095 B".
+// String prints a size for people: "10 GiB", "1.5 GiB", "300 MiB", "512 B".
 func (b Bytes) String() string {
 	for _, u := range []struct {
 		size Bytes

@@ -85,10 +85,10 @@ type SnapshotSpec struct {
 type Consistency string
 
 const (
-	// ConsistencyFilesystem: everything that write(2) accepted before the call is in
+	// ConsistencyFilesystem promises that everything that write(2) accepted before the call is in
 	// the snapshot, and the filesystem inside is clean.
 	ConsistencyFilesystem Consistency = "filesystem"
-	// ConsistencyCrash: as after a power cut; the filesystem is not frozen.
+	// ConsistencyCrash is as after a power cut: the filesystem is not frozen.
 	ConsistencyCrash Consistency = "crash"
 )
 

@@ -91,6 +91,9 @@ func (b *Box) Pools() string { return filepath.Join(b.Dir, "pools") }
 // State is the driver's state directory.
 func (b *Box) State() string { return filepath.Join(b.Dir, "state") }
 
+// Socket is the path of the driver's CSI socket.
+func (b *Box) Socket() string { return b.socket }
+
 // Reboot takes all mounts and loops away. No driver may be running.
 func (b *Box) Reboot() {
 	b.t.Helper()

@@ -1,0 +1,85 @@
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"testing"
+)
+
+func openRoot(t *testing.T) *os.Root {
+	t.Helper()
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return root
+}
+
+func TestWriteFileReplacesAndLeavesNoTemporaryFile(t *testing.T) {
+	root := openRoot(t)
+	for _, text := range []string{"first, and longer", "second"} {
+		if err := WriteFile(root, "record", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := root.ReadFile("record"); err != nil || string(got) != text {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	info, err := root.Stat("record")
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+func TestWriteFileKeepsTheOldContentOnFailure(t *testing.T) {
+	root := openRoot(t)
+	if err := WriteFile(root, "record", []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	// A directory in the way of the temporary file makes writing it fail.
+	if err := root.Mkdir("record"+TempSuffix, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(root, "record", []byte("new")); err == nil {
+		t.Fatal("it was written through a directory")
+	}
+	if got, err := root.ReadFile("record"); err != nil || string(got) != "old" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestNamesCannotLeaveTheRoot(t *testing.T) {
+	root := openRoot(t)
+	if err := root.Symlink("/tmp", "out"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"../escaped", "/tmp/escaped", "out/escaped"} {
+		if err := WriteFile(root, name, nil); err == nil {
+			t.Errorf("%s was written", name)
+		}
+		if err := Rename(root, "out", name); err == nil {
+			t.Errorf("%s was renamed to", name)
+		}
+	}
+}
+
+func TestRemoveTwiceSucceeds(t *testing.T) {
+	root := openRoot(t)
+	if err := WriteFile(root, "record", nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Remove(root, "record"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := root.Stat("record"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
