@@ -92,6 +92,18 @@ func TestCallsWithMissingOrImpossibleArgumentsAreRefused(t *testing.T) {
 			_, err := s.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: unknown, StagingTargetPath: path})
 			return err
 		}, volume.ErrInvalid},
+		"stage of a malformed id without path": {func() error {
+			_, err := s.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: "x", VolumeCapability: c})
+			return err
+		}, volume.ErrInvalid},
+		"stage of a malformed id without capability": {func() error {
+			_, err := s.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: "x", StagingTargetPath: path})
+			return err
+		}, volume.ErrInvalid},
+		"stage of a malformed id": {func() error {
+			_, err := s.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: "x", StagingTargetPath: path, VolumeCapability: c})
+			return err
+		}, volume.ErrNotFound},
 		"stage of an unknown volume": {func() error {
 			_, err := s.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{VolumeId: unknown, StagingTargetPath: path, VolumeCapability: c})
 			return err
