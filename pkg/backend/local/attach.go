@@ -80,6 +80,9 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 	}
 	// The loop keeps a reference of its own; the lock stays with the open file.
 	defer img.Close()
+	if err := p.checkData(o); err != nil {
+		return nil, err
+	}
 	d, err := findLoop(o.ID, img)
 	if err != nil || d != nil {
 		return d, err
@@ -111,6 +114,22 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 		}
 	}
 	return d, nil
+}
+
+// checkData refuses a data/ that is not the one that the record was written for,
+// but was put there by something else. Only its UUID tells: every image on btrfs
+// is inode 257.
+func (p *pool) checkData(o object) error {
+	dir, err := p.openObject(o.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	uuid, err := p.store.dataUUID(dir)
+	if err == nil && uuid != o.DataUUID {
+		err = fmt.Errorf("%w: %s/%s is the subvolume %s, its record was written for %s: something replaced it; put the original back", volume.ErrDataLoss, o.dir, dataDir, uuid, o.DataUUID)
+	}
+	return err
 }
 
 // findLoop finds the loop device that has the volume's tag and checks that it is

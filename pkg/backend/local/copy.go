@@ -21,7 +21,7 @@ func (b *Backend) createCopy(ctx context.Context, spec volume.Spec) (object, err
 	if err != nil {
 		return object{}, err
 	}
-	size, err := volume.Fit(max(spec.Size, 1), spec.Limit, src.Size) // none asked for: the source's
+	size, err := volume.Fit(atLeast(spec.Size), spec.Limit, src.Size)
 	if err != nil {
 		return object{}, err
 	}

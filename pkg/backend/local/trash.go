@@ -70,6 +70,7 @@ func (p *pool) toTrash(op string, id volume.ID) error {
 		// An earlier try may have renamed it and failed to commit.
 		return p.store.commit()
 	}
+	p.trash[name] = o.Lineage // again: emptyTrash may have looked before the rename
 	return nil
 }
 

@@ -166,7 +166,7 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	size, err = volume.Fit(max(size, 1), limit, o.Size) // none asked for: what it has
+	size, err = volume.Fit(atLeast(size), limit, o.Size)
 	if err != nil {
 		return volume.Volume{}, fmt.Errorf("grow %s from %s: %w", id, o.Size, err)
 	}
@@ -222,6 +222,15 @@ func (p *pool) grow(o *object, size volume.Bytes) error {
 	}
 	*o, err = p.indexFromDisk(o.ID)
 	return err
+}
+
+// atLeast is a required size where a missing one means what there is, not
+// volume.DefaultSize. A negative one stays what it is, for Fit to refuse.
+func atLeast(size volume.Bytes) volume.Bytes {
+	if size == 0 {
+		return 1
+	}
+	return size
 }
 
 // noSpace gives the kernel's ENOSPC its meaning.
