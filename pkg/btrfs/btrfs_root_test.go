@@ -7,12 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-csi/holdfast/pkg/command"
-	"github.com/holdfast-csi/holdfast/pkg/loop"
-	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
-	"github.com/holdfast-csi/holdfast/test/reboot"
 	"github.com/holdfast-csi/holdfast/test/roottest"
+	"github.com/holdfast-csi/holdfast/test/scratch"
 )
 
 func TestMain(m *testing.M) { roottest.Main(m) }
@@ -20,40 +17,10 @@ func TestMain(m *testing.M) { roottest.Main(m) }
 // newFilesystem mounts a new btrfs and opens its root.
 func newFilesystem(t *testing.T) *os.File {
 	t.Helper()
-	roottest.Require(t)
-	dir := t.TempDir()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+	f, err := os.Open(scratch.Btrfs(t, 1, 512*volume.MiB))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := reboot.TearAway(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	img, err := os.Create(filepath.Join(dir, "image"))
-	must(err)
-	defer img.Close()
-	must(img.Truncate(int64(512 * volume.MiB)))
-	_, err = command.New().Run(t.Context(), "mkfs.btrfs", "--quiet", img.Name())
-	must(err)
-	dev, err := loop.Attach(t.Context(), loop.Config{Backing: img, Tag: "btrfs-test", BlockSize: 4096})
-	must(err)
-	defer dev.Close()
-	tree, err := mount.New(t.Context(), mount.Config{FSType: "btrfs", Source: dev.Path()})
-	must(err)
-	defer tree.Close()
-	root, err := mount.OpenRoot(dir)
-	must(err)
-	defer root.Close()
-	target, err := root.CreateTarget(filepath.Join(dir, "mnt"), mount.Dir)
-	must(err)
-	defer target.Close()
-	must(tree.Attach(target))
-	f, err := os.Open(filepath.Join(dir, "mnt"))
-	must(err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }

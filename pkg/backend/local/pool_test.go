@@ -2,68 +2,16 @@ package local
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/holdfast-csi/holdfast/pkg/command"
-	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
-	"github.com/holdfast-csi/holdfast/test/reboot"
-	"github.com/holdfast-csi/holdfast/test/roottest"
+	"github.com/holdfast-csi/holdfast/test/scratch"
 )
-
-// newBtrfs mounts a btrfs of several devices, made with these options, and
-// returns the mountpoint.
-func newBtrfs(t *testing.T, devices int, options ...string) string {
-	t.Helper()
-	roottest.Require(t)
-	dir := t.TempDir()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if err := reboot.TearAway(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	argv := append([]string{"mkfs.btrfs", "--quiet"}, options...)
-	var first *loop.Device
-	for i := range devices {
-		img, err := os.Create(filepath.Join(dir, fmt.Sprintf("image-%d", i)))
-		must(err)
-		defer img.Close()
-		must(img.Truncate(int64(2 * volume.GiB)))
-		dev, err := loop.Attach(t.Context(), loop.Config{Backing: img, Tag: "pool-test", BlockSize: 4096})
-		must(err)
-		defer dev.Close()
-		argv = append(argv, dev.Path())
-		if first == nil {
-			first = dev
-		}
-	}
-	_, err := command.New().Run(t.Context(), argv...)
-	must(err)
-	_, err = command.New().Run(t.Context(), "btrfs", "device", "scan")
-	must(err)
-	tree, err := mount.New(t.Context(), mount.Config{FSType: "btrfs", Source: first.Path()})
-	must(err)
-	defer tree.Close()
-	root, err := mount.OpenRoot(dir)
-	must(err)
-	defer root.Close()
-	target, err := root.CreateTarget(filepath.Join(dir, "mnt"), mount.Dir)
-	must(err)
-	defer target.Close()
-	must(tree.Attach(target))
-	return filepath.Join(dir, "mnt")
-}
 
 func initPool(t *testing.T, state, dir string) error {
 	t.Helper()
@@ -75,7 +23,7 @@ func initPool(t *testing.T, state, dir string) error {
 }
 
 func TestInitTwiceSucceedsAndKeepsThePool(t *testing.T) {
-	dir, state := filepath.Join(newBtrfs(t, 1), "pool"), t.TempDir()
+	dir, state := filepath.Join(scratch.Btrfs(t, 1, 2*volume.GiB), "pool"), t.TempDir()
 	var ids []volume.PoolID
 	for range 2 {
 		if err := initPool(t, state, dir); err != nil {
@@ -93,7 +41,7 @@ func TestInitTwiceSucceedsAndKeepsThePool(t *testing.T) {
 }
 
 func TestInitRefusesWhatIsNoPlaceForAPool(t *testing.T) {
-	mnt := newBtrfs(t, 1)
+	mnt := scratch.Btrfs(t, 1, 2*volume.GiB)
 	if err := os.WriteFile(filepath.Join(mnt, "precious"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +57,7 @@ func TestInitRefusesWhatIsNoPlaceForAPool(t *testing.T) {
 }
 
 func TestMirroredDataProfilesAreRefused(t *testing.T) {
-	mnt := newBtrfs(t, 2, "--data", "raid1", "--metadata", "raid1")
+	mnt := scratch.Btrfs(t, 2, 2*volume.GiB, "--data", "raid1", "--metadata", "raid1")
 	err := initPool(t, t.TempDir(), filepath.Join(mnt, "pool"))
 	if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "raid1") {
 		t.Errorf("a mirror whose stale half nothing can tell from the good one: %v", err)
@@ -118,7 +66,7 @@ func TestMirroredDataProfilesAreRefused(t *testing.T) {
 
 // A disk that was not mounted shows the directory below it.
 func TestARegisteredPoolThatIsNotMountedIsNotMadeAnew(t *testing.T) {
-	mnt, state := newBtrfs(t, 1), t.TempDir()
+	mnt, state := scratch.Btrfs(t, 1, 2*volume.GiB), t.TempDir()
 	dir := filepath.Join(mnt, "pool")
 	if err := initPool(t, state, dir); err != nil {
 		t.Fatal(err)
