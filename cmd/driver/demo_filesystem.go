@@ -102,10 +102,9 @@ func (s *fsStory) create(ctx context.Context) (string, error) {
 	return "the pod sees " + size.String(), err
 }
 
-func (s *fsStory) file(p *pod) string       { return filepath.Join(p.target, "data") }
-func (s *fsStory) journalOf(p *pod) string  { return filepath.Join(p.target, "journal") }
-func (s *fsStory) verify(p *pod) error      { return workload.Verify(s.file(p), mainSeed, s.data) }
-func (s *fsStory) growing() (uint64, error) { return s.journal.Acked() }
+func (s *fsStory) file(p *pod) string      { return filepath.Join(p.target, "data") }
+func (s *fsStory) journalOf(p *pod) string { return filepath.Join(p.target, "journal") }
+func (s *fsStory) verify(p *pod) error     { return workload.Verify(s.file(p), mainSeed, s.data) }
 
 func (s *fsStory) write(context.Context) (string, error) {
 	start := time.Now()
@@ -123,7 +122,7 @@ func (s *fsStory) write(context.Context) (string, error) {
 
 func (s *fsStory) snapshot(ctx context.Context) (string, error) {
 	var err error
-	if s.snapSeen, err = s.growing(); err != nil {
+	if s.snapSeen, err = s.journal.Acked(); err != nil {
 		return "", err
 	}
 	s.journal.Stall()
@@ -135,7 +134,7 @@ func (s *fsStory) snapshot(ctx context.Context) (string, error) {
 	if !snap.GetReadyToUse() {
 		return "", errors.New("the snapshot is not ready to use")
 	}
-	after, err := s.growing()
+	after, err := s.journal.Acked()
 	if err != nil {
 		return "", err
 	}
@@ -169,7 +168,7 @@ func (s *fsStory) restore(ctx context.Context) (string, error) {
 }
 
 func (s *fsStory) clone(ctx context.Context) (string, error) {
-	before, err := s.growing()
+	before, err := s.journal.Acked()
 	if err != nil {
 		return "", err
 	}
@@ -190,7 +189,7 @@ func (s *fsStory) clone(ctx context.Context) (string, error) {
 }
 
 func (s *fsStory) grow(ctx context.Context) (string, error) {
-	before, err := s.growing()
+	before, err := s.journal.Acked()
 	if err != nil {
 		return "", err
 	}
