@@ -25,7 +25,7 @@ func (d *Device) SetNoDiscard() error {
 	if have == 0 {
 		return nil
 	}
-	if err := os.WriteFile(sysPath(d.index, discardLimit), []byte("0"), 0); err != nil {
+	if err := writeSys(d.index, discardLimit, "0"); err != nil {
 		return fail(fmt.Errorf("%w: /sys must be mounted writable: %w", volume.ErrPrecondition, err))
 	}
 	if have, err = readSysUint(d.index, discardLimit); err != nil {

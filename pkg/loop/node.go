@@ -26,6 +26,16 @@ func readSys(index int, attribute string) (string, error) {
 	return strings.TrimSuffix(string(b), "\n"), nil
 }
 
+// writeSys writes an attribute that is there; it creates no file.
+func writeSys(index int, attribute, value string) error {
+	f, err := os.OpenFile(sysPath(index, attribute), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
 func readSysUint(index int, attribute string) (uint64, error) {
 	s, err := readSys(index, attribute)
 	if err != nil {

@@ -94,7 +94,7 @@ func call[T any](s *session, what string, do func(context.Context) (T, error)) (
 	case s.acting && s.way.repeat:
 		first, err := do(s.ctx)
 		second, again := do(s.ctx)
-		if (err == nil) != (again == nil) || sentinelOf(err) != sentinelOf(again) {
+		if (err == nil) != (again == nil) || !errors.Is(sentinelOf(err), sentinelOf(again)) {
 			s.failf("%s, made twice: first %w, then %w", what, answered(err), answered(again))
 		}
 		if diff := cmp.Diff(first, second, cmpopts.IgnoreFields(backend.Device{}, "Hold")); diff != "" {

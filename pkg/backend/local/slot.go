@@ -25,7 +25,9 @@ func (s *slot) get() (*pool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pool == nil {
-		return nil, fmt.Errorf("%w: pool %s (%s): %w", volume.ErrUnavailable, s.cfg.Name, s.cfg.Dir, s.reason)
+		// Only as text: whatever sentinel the reason wraps, to the caller the pool is
+		// away. A "not found" in it would make a delete succeed.
+		return nil, fmt.Errorf("%w: pool %s (%s): %v", volume.ErrUnavailable, s.cfg.Name, s.cfg.Dir, s.reason)
 	}
 	return s.pool, nil
 }
@@ -69,12 +71,15 @@ func (s *slot) run(ctx context.Context) {
 	tick := time.NewTicker(retryInterval)
 	defer tick.Stop()
 	for {
-		var kick <-chan struct{}
-		if p, err := s.get(); err == nil {
+		p, err := s.get()
+		if err != nil {
+			s.tryOpen(ctx)
+			p, err = s.get()
+		}
+		var kick <-chan struct{} // of a pool that is away nobody kicks
+		if err == nil {
 			p.tidy(ctx)
 			kick = p.kick
-		} else {
-			s.tryOpen(ctx)
 		}
 		select {
 		case <-ctx.Done():
