@@ -30,6 +30,9 @@ func runDemo(ctx context.Context, args []string, out io.Writer) (err error) {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: the demo attaches loop devices and mounts filesystems: run it as root", volume.ErrPrecondition)
 	}
+	if os.Getenv(insideEnv) == "" {
+		return runInside()
+	}
 	n := newNarrator(out)
 	box, err := newSandbox(*parent)
 	if err != nil {
@@ -56,7 +59,7 @@ func (d *demo) run(ctx context.Context, poolSize string) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context) error{d.filesystem, d.block, d.full, d.nothingLeft} {
+	for _, part := range []func(context.Context) error{d.filesystem, d.ext4, d.block, d.full, d.nothingLeft} {
 		if err := part(ctx); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,8 @@ func (d *demo) block(ctx context.Context) error {
 		{"create a block volume of 512 MiB and publish its device", s.create},
 		{fmt.Sprintf("write %s to the device, close it, sync nothing", s.half()), s.write},
 		{"snapshot it, overwrite the source, restore", s.snapshot},
+		{"snapshot it again under a running writer, restore into 1 GiB", s.underWriter},
+		{"clone it while its device is open", s.clone},
 		{"grow it to 1 GiB while the device is open", s.grow},
 		{"publish it read-only as well", s.readOnly},
 		{"list what there is, two at a time", s.list},
@@ -32,10 +35,10 @@ func (d *demo) block(ctx context.Context) error {
 
 type blockStory struct {
 	*demo
-	claim    orchestrator.Claim
-	main     *pod
-	restored *pod
-	snap     string
+	claim  orchestrator.Claim
+	main   *pod
+	copies []*pod
+	snaps  []string
 }
 
 const (
@@ -64,18 +67,81 @@ func (s *blockStory) snapshot(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.snap = snap.GetSnapshotId()
+	s.snaps = append(s.snaps, snap.GetSnapshotId())
 	if err := workload.Write(s.main.target, newSeed, s.half(), true); err != nil {
 		return "", err
 	}
-	s.restored, err = s.launch(ctx, "vm-restored-0", orchestrator.Claim{Name: "pvc-disk-restored", Size: 512 * volume.MiB, Block: true, Snapshot: s.snap}, false)
+	p, err := s.copy(ctx, orchestrator.Claim{Name: "vm-restored", Size: 512 * volume.MiB, Snapshot: snap.GetSnapshotId()})
 	if err != nil {
 		return "", err
 	}
-	if err := workload.Verify(s.restored.target, diskSeed, s.half()); err != nil {
+	if err := workload.Verify(p.target, diskSeed, s.half()); err != nil {
 		return "", err
 	}
 	return "the copy has the old bytes, the source the new", workload.Verify(s.main.target, newSeed, s.half())
+}
+
+// copy makes a copy of the volume and starts a pod on it.
+func (s *blockStory) copy(ctx context.Context, claim orchestrator.Claim) (*pod, error) {
+	claim.Block = true
+	p, err := s.launch(ctx, claim.Name+"-0", claim, false)
+	if err == nil {
+		s.copies = append(s.copies, p)
+	}
+	return p, err
+}
+
+// underWriter takes a snapshot while records are being appended to the second
+// half of the device.
+func (s *blockStory) underWriter(ctx context.Context) (string, error) {
+	j, err := workload.StartJournalAt(s.main.target, int64(s.half()))
+	if err != nil {
+		return "", err
+	}
+	before, snap, err := uint64(0), "", j.WaitAcked(50, 30*time.Second)
+	if err == nil {
+		before, err = j.Acked()
+	}
+	j.Stall()
+	if err == nil {
+		var made *csi.Snapshot
+		made, err = s.box.client.Snapshot(ctx, "snap-disk-writer", s.main.id)
+		snap = made.GetSnapshotId()
+	}
+	stall := j.Stall()
+	if _, serr := j.Stop(); err == nil {
+		err = serr
+	}
+	if err != nil {
+		return "", err
+	}
+	s.snaps = append(s.snaps, snap)
+	p, err := s.copy(ctx, orchestrator.Claim{Name: "vm-larger", Size: volume.GiB, Snapshot: snap})
+	if err != nil {
+		return "", err
+	}
+	if size, err := deviceSize(p.target); err != nil || size != volume.GiB {
+		return "", fmt.Errorf("the pod sees a device of %s: %w", size, err)
+	}
+	n, err := workload.VerifyJournalAt(p.target, int64(s.half()))
+	if err == nil && n < before {
+		err = fmt.Errorf("%w: the copy has %d records, %d were durable before it was taken", workload.ErrContent, n, before)
+	}
+	return fmt.Sprintf("%d records, %d were durable before; the writer waited %s at most", n, before, formatTook(stall)), err
+}
+
+func (s *blockStory) clone(ctx context.Context) (string, error) {
+	p, err := s.copy(ctx, orchestrator.Claim{Name: "vm-clone", Size: 512 * volume.MiB, Volume: s.main.id})
+	if err != nil {
+		return "", err
+	}
+	if err := workload.Verify(p.target, newSeed, s.half()); err != nil {
+		return "", err
+	}
+	if err := workload.Write(p.target, cloneSeed, s.half(), true); err != nil {
+		return "", err
+	}
+	return "verified, then overwritten; the source is untouched", workload.Verify(s.main.target, newSeed, s.half())
 }
 
 func (s *blockStory) grow(ctx context.Context) (string, error) {
@@ -131,19 +197,24 @@ func (s *blockStory) list(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if volumes != 2 || len(snaps.GetEntries()) != 1 {
-		return "", fmt.Errorf("found %d volumes and %d snapshots, there are 2 and 1", volumes, len(snaps.GetEntries()))
+	if volumes != 1+len(s.copies) || len(snaps.GetEntries()) != len(s.snaps) {
+		return "", fmt.Errorf("found %d volumes and %d snapshots, there are %d and %d", volumes, len(snaps.GetEntries()), 1+len(s.copies), len(s.snaps))
 	}
-	return fmt.Sprintf("%d volumes, %d snapshot", volumes, len(snaps.GetEntries())), nil
+	return fmt.Sprintf("%d volumes, %d snapshots", volumes, len(snaps.GetEntries())), nil
 }
 
 func (s *blockStory) clean(ctx context.Context) (string, error) {
-	for _, p := range []*pod{s.main, s.restored} {
+	for _, p := range append(s.copies, s.main) {
 		if err := s.retire(ctx, p); err != nil {
 			return "", err
 		}
 	}
-	return "", s.box.client.DeleteSnapshot(ctx, s.snap)
+	for _, snap := range s.snaps {
+		if err := s.box.client.DeleteSnapshot(ctx, snap); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d volumes and %d snapshots", 1+len(s.copies), len(s.snaps)), nil
 }
 
 // full shows that a promise which cannot be kept is not given.

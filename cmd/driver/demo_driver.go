@@ -7,20 +7,19 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
-	"github.com/holdfast-csi/holdfast/pkg/backend/local"
-	"github.com/holdfast-csi/holdfast/pkg/loop"
-	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
+	"github.com/holdfast-csi/holdfast/pkg/teardown"
 )
 
 // sandbox is a throw-away directory with everything that a driver needs.
 type sandbox struct {
 	dir    string
 	client *orchestrator.Client
-	stop   context.CancelFunc
+	driver *os.Process // nil if it is not running
 	ended  chan error
 }
 
@@ -73,75 +72,74 @@ func (s *sandbox) start(ctx context.Context, poolSize string) error {
 		s.ended <- err
 		failed(fmt.Errorf("the driver ended before it was ready: %w", err))
 	}()
-	s.stop = func() { _ = proc.Signal(syscall.SIGTERM) } // an ended process is what is wanted
+	s.driver = proc
 	s.client, err = orchestrator.Dial(ctx, s.socket(), s.kubelet())
 	return err
 }
 
 func (s *sandbox) log() string { return filepath.Join(s.dir, "driver.log") }
 
-// shutdown stops the driver and waits for it to drain.
+// shutdownWait is longer than a driver takes to drain.
+const shutdownWait = 40 * time.Second
+
+// shutdown stops the driver and waits for it to drain; one that does not is
+// killed.
 func (s *sandbox) shutdown() error {
-	if s.stop == nil {
+	if s.driver == nil {
 		return nil
 	}
 	var errs []error
 	if s.client != nil {
 		errs = append(errs, s.client.Close())
 	}
-	s.stop()
-	s.stop = nil
-	return errors.Join(append(errs, <-s.ended)...)
+	_ = s.driver.Signal(syscall.SIGTERM) // an ended process is what is wanted
+	select {
+	case err := <-s.ended:
+		errs = append(errs, err)
+	case <-time.After(shutdownWait):
+		errs = append(errs, fmt.Errorf("the driver did not stop in %s and was killed", shutdownWait), s.driver.Kill(), <-s.ended)
+	}
+	s.driver = nil
+	return errors.Join(errs...)
 }
 
 // remove takes away the pool, with all mounts and loops that the demo may have
 // left if it failed, and the directory.
 func (s *sandbox) remove(ctx context.Context) error {
-	root, err := mount.OpenRoot(s.dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	mounts, err := mount.List()
-	if err != nil {
-		return err
-	}
-	for i := len(mounts) - 1; i >= 0; i-- { // newest first: what is on top goes first
-		if rel, err := filepath.Rel(s.dir, mounts[i].Path); err == nil && filepath.IsLocal(rel) {
-			if err := root.Unmount(ctx, mounts[i].Path); err != nil {
-				return err
-			}
-		}
-	}
-	if err := s.checkLoopsGone(); err != nil {
-		return err
+	if err := teardown.Below(ctx, s.dir); err != nil {
+		return fmt.Errorf("clean up %s: %w; unmount and detach what is there, then remove it", s.dir, err)
 	}
 	return os.RemoveAll(s.dir)
 }
 
-// checkLoopsGone waits a moment for the loop devices in the sandbox to follow
-// their mounts.
-func (s *sandbox) checkLoopsGone() error {
-	image := filepath.Join(s.pools(), local.ImageFile)
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		loops, err := loop.List()
-		if err != nil {
-			return err
-		}
-		left := ""
-		for _, l := range loops {
-			if rel, err := filepath.Rel(s.dir, l.BackingPath); err == nil && filepath.IsLocal(rel) {
-				left = fmt.Sprintf("/dev/loop%d on %s", l.Index, l.BackingPath)
-			}
-		}
-		if left == "" {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s is still attached; the pool image %s stays until it is detached (losetup -d)", left, image)
-		}
-	}
-}
-
 // ignoreInterrupts lets cleaning up finish when the user is impatient.
 func ignoreInterrupts() { signal.Ignore(syscall.SIGINT, syscall.SIGTERM) }
+
+// insideEnv tells the demo that it is in its own mount namespace.
+const insideEnv = "HOLDFAST_DEMO_INSIDE"
+
+// runInside runs this command again in a mount namespace of its own: nothing that
+// starts on the machine meanwhile copies the demo's mounts and keeps them, and
+// whatever goes wrong, none stays.
+func runInside() error {
+	runtime.LockOSThread() // the child dies with the thread that started it
+	defer runtime.UnlockOSThread()
+	ignoreInterrupts() // they reach the child, which cleans up
+	child, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
+		Env:   append(os.Environ(), insideEnv+"=1"),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		// Go makes / recursively private in the new namespace.
+		Sys: &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM},
+	})
+	if err != nil {
+		return fmt.Errorf("run the demo in its own mount namespace: %w", err)
+	}
+	state, err := child.Wait()
+	if err == nil && !state.Success() {
+		err = errDemoFailed
+	}
+	return err
+}
+
+// errDemoFailed says no more than the demo itself has said.
+var errDemoFailed = errors.New("the demo failed")

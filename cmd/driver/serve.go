@@ -90,7 +90,7 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 	}
 	defer kubelet.Close()
 	nodes := node.New(node.Config{
-		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: osexec.New(), Fault: hook,
+		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: osexec.New(), Ready: ready.Load, Fault: hook,
 	})
 	controllers := controller.New(controller.Config{
 		Backend: engine, NodeID: o.nodeID,

@@ -27,7 +27,6 @@ const (
 	iocSnapCreateV2   = 0x50009417
 	iocSubvolCreateV2 = 0x50009418
 	iocSnapDestroy    = 0x5000940f
-	iocSubvolGetFlags = 0x80089419
 	iocFSInfo         = 0x8400941f
 	iocGetSubvolInfo  = 0x81f8943c
 
@@ -104,17 +103,6 @@ func DestroySubvolume(dir *os.File, name string) error {
 	return nil
 }
 
-// IsSubvolume reports whether an open directory is the root of a subvolume.
-func IsSubvolume(dir *os.File) (bool, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return false, fmt.Errorf("stat %s: %w", dir.Name(), err)
-	}
-	const firstFreeObjectID = 256 // BTRFS_FIRST_FREE_OBJECTID: the root of every subvolume
-	onBtrfs, err := IsBtrfs(dir)
-	return onBtrfs && st.Ino == firstFreeObjectID, err
-}
-
 // Commit makes everything that was done on the filesystem of f durable, the
 // content of files that are still being written back included (syncfs(2)).
 func Commit(f *os.File) error {
@@ -167,9 +155,33 @@ func SubvolumeUUID(root *os.File) (string, error) {
 // Dropped reports whether the kernel has finished to free the space of a
 // destroyed subvolume: its root item is gone from the root tree.
 func Dropped(f *os.File, subvolumeID uint64) (bool, error) {
+	item, err := rootItem(f, subvolumeID)
+	return item == nil, err
+}
+
+// LastSnapshot is the transaction in which a subvolume was last snapshotted, or,
+// for a snapshot, made; 0 means never. The kernel takes every extent that is not
+// newer for shared and copies it when it is overwritten, NOCOW or not, also when
+// all snapshots are long gone (check_committed_ref, fs/btrfs/extent-tree.c).
+func LastSnapshot(f *os.File, subvolumeID uint64) (uint64, error) {
+	item, err := rootItem(f, subvolumeID)
+	if err != nil {
+		return 0, err
+	}
+	const offset = 160 + 5*8 // in struct btrfs_root_item, behind the inode item
+	if len(item) < offset+8 {
+		return 0, fmt.Errorf("subvolume %d on the filesystem of %s: %w", subvolumeID, f.Name(), unix.ENOENT)
+	}
+	return binary.LittleEndian.Uint64(item[offset:]), nil
+}
+
+// rootItem reads the item of a subvolume in the tree of roots, nil if there is
+// none (BTRFS_IOC_TREE_SEARCH).
+func rootItem(f *os.File, subvolumeID uint64) ([]byte, error) {
 	const (
 		rootTree    = 1   // BTRFS_ROOT_TREE_OBJECTID
 		rootItemKey = 132 // BTRFS_ROOT_ITEM_KEY
+		header      = 32  // sizeof(struct btrfs_ioctl_search_header)
 	)
 	args := struct { // struct btrfs_ioctl_search_args
 		treeID                   uint64
@@ -189,26 +201,25 @@ func Dropped(f *os.File, subvolumeID uint64) (bool, error) {
 		items: 1,
 	}
 	if err := ioctl(f, iocTreeSearch, unsafe.Pointer(&args)); err != nil {
-		return false, fmt.Errorf("look for subvolume %d on the filesystem of %s: %w", subvolumeID, f.Name(), err)
+		return nil, fmt.Errorf("look for subvolume %d on the filesystem of %s: %w", subvolumeID, f.Name(), err)
 	}
-	return args.items == 0, nil
+	if args.items == 0 {
+		return nil, nil
+	}
+	length := binary.NativeEndian.Uint32(args.buf[header-4:])
+	return args.buf[header : header+min(int(length), len(args.buf)-header)], nil
 }
 
-// Info is what decides whether a filesystem can hold a pool.
-type Info struct {
-	UUID    string
-	Devices int
-}
-
-// FilesystemInfo describes the filesystem of f.
-func FilesystemInfo(f *os.File) (Info, error) {
+// FilesystemUUID is the UUID of the filesystem of f, by which /sys/fs/btrfs knows
+// it.
+func FilesystemUUID(f *os.File) (string, error) {
 	var raw [1024]byte // struct btrfs_ioctl_fs_info_args
 	if err := ioctl(f, iocFSInfo, unsafe.Pointer(&raw)); err != nil {
-		return Info{}, fmt.Errorf("read filesystem info of %s: %w", f.Name(), err)
+		return "", fmt.Errorf("read filesystem info of %s: %w", f.Name(), err)
 	}
 	var uuid [16]byte
 	copy(uuid[:], raw[16:])
-	return Info{UUID: formatUUID(uuid), Devices: int(binary.NativeEndian.Uint64(raw[8:16]))}, nil
+	return formatUUID(uuid), nil
 }
 
 func formatUUID(b [16]byte) string {

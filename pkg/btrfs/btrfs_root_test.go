@@ -81,9 +81,6 @@ func TestADestroyedSubvolumeIsDroppedSoon(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := open(t, root, "a")
-	if ok, err := IsSubvolume(a); err != nil || !ok {
-		t.Fatalf("%v, %v", ok, err)
-	}
 	id, err := SubvolumeID(a)
 	if err != nil {
 		t.Fatal(err)
@@ -142,14 +139,49 @@ func TestNoCowIsRefusedOnAFileWithData(t *testing.T) {
 	}
 }
 
-func TestFilesystemInfo(t *testing.T) {
+func TestTheFilesystemIsKnownByItsUUID(t *testing.T) {
 	root := newFilesystem(t)
-	info, err := FilesystemInfo(root)
-	if err != nil || info.Devices != 1 {
-		t.Fatalf("%+v, %v", info, err)
+	uuid, err := FilesystemUUID(root)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := os.Stat("/sys/fs/btrfs/" + info.UUID); err != nil {
+	if _, err := os.Stat("/sys/fs/btrfs/" + uuid); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestLastSnapshotOutlivesTheSnapshot(t *testing.T) {
+	root := newFilesystem(t)
+	if err := CreateSubvolume(root, "a"); err != nil {
+		t.Fatal(err)
+	}
+	a := open(t, root, "a")
+	last := func(dir *os.File) uint64 {
+		t.Helper()
+		id, err := SubvolumeID(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := LastSnapshot(root, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := last(a); n != 0 {
+		t.Errorf("a new subvolume says it was snapshotted in transaction %d", n)
+	}
+	if err := Snapshot(a, root, "s", false); err != nil {
+		t.Fatal(err)
+	}
+	if last(a) == 0 || last(open(t, root, "s")) == 0 {
+		t.Errorf("the source says %d, the snapshot %d", last(a), last(open(t, root, "s")))
+	}
+	if err := DestroySubvolume(root, "s"); err != nil {
+		t.Fatal(err)
+	}
+	if last(a) == 0 {
+		t.Error("the source forgot it with its snapshot")
 	}
 }
 

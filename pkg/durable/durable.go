@@ -16,38 +16,64 @@ import (
 	"io/fs"
 	"os"
 	"path"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteFile replaces the file name with data. The old content stays until the
 // new one is complete. Temporary files it leaves behind after a crash end in
 // TempSuffix; the next WriteFile of the same name replaces them.
 func WriteFile(root *os.Root, name string, data []byte) error {
-	tmp := name + TempSuffix
-	if err := writeSynced(root, tmp, data); err != nil {
+	f, err := writeSynced(root, name+TempSuffix, data)
+	if err != nil {
 		return err
 	}
-	return Rename(root, tmp, name)
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return Rename(root, name+TempSuffix, name)
+}
+
+// WriteLocked is WriteFile for a file that is under flock(2) from before it has
+// its name. The lock lasts until the file is closed, which is the caller's.
+func WriteLocked(root *os.Root, name string, data []byte) (*os.File, error) {
+	f, err := writeSynced(root, name+TempSuffix, data)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		err = fmt.Errorf("lock %s: %w", name, err)
+	} else {
+		err = Rename(root, name+TempSuffix, name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // TempSuffix marks a file that is being written.
 const TempSuffix = ".tmp"
 
-func writeSynced(root *os.Root, name string, data []byte) error {
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// writeSynced writes a new file and syncs it. The caller closes it.
+func writeSynced(root *os.Root, name string, data []byte) (*os.File, error) {
+	// A new inode: a file of a writer that is still at it keeps its content and lock.
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove the unfinished %s: %w", name, err)
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("create %s: %w", name, err)
+		return nil, fmt.Errorf("create %s: %w", name, err)
 	}
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return nil, errors.Join(fmt.Errorf("write %s: %w", name, err), f.Close())
 	}
-	return nil
+	return f, nil
 }
 
 // Rename renames a file or directory and makes that durable. What is renamed

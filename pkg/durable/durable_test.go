@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func openRoot(t *testing.T) *os.Root {
@@ -43,7 +45,7 @@ func TestWriteFileKeepsTheOldContentOnFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A directory in the way of the temporary file makes writing it fail.
-	if err := root.Mkdir("record"+TempSuffix, 0o700); err != nil {
+	if err := root.MkdirAll("record"+TempSuffix+"/full", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := WriteFile(root, "record", []byte("new")); err == nil {
@@ -81,5 +83,27 @@ func TestRemoveTwiceSucceeds(t *testing.T) {
 	}
 	if _, err := root.Stat("record"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+func TestWriteLockedIsLockedWhenItHasItsName(t *testing.T) {
+	root := openRoot(t)
+	held, err := WriteLocked(root, "intent", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := root.Open("intent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("somebody else got the lock: %v", err)
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Errorf("the lock outlived its file: %v", err)
 	}
 }

@@ -2,15 +2,23 @@ package node
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/holdfast-csi/holdfast/pkg/topology"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // NodeGetInfo answers the name of the node and the pools whose volumes it can
 // reach. There is no limit on the number of volumes: loop devices have none.
+//
+// Until start-up has ended it is ErrUnavailable: kubelet asks once, and a pool
+// that is not known yet would be missing from the node's topology.
 func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	if !s.ready() {
+		return nil, fmt.Errorf("%w: the driver is starting and does not know all its pools yet; ask again", volume.ErrUnavailable)
+	}
 	return &csi.NodeGetInfoResponse{
 		NodeId:             s.nodeID,
 		AccessibleTopology: &csi.Topology{Segments: topology.OfNode(s.nodeID, s.backend.Pools())},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -144,5 +145,12 @@ func TestCallsWithMissingOrImpossibleArgumentsAreRefused(t *testing.T) {
 		err := tc.call()
 		t.Log(name)
 		wantErr(t, err, tc.want)
+	}
+}
+
+func TestNodeInfoWaitsForThePools(t *testing.T) {
+	s := New(Config{NodeID: "node-1", Ready: func() bool { return false }})
+	if _, err := s.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("a driver that is starting answered: %v", err)
 	}
 }

@@ -37,6 +37,8 @@ type Config struct {
 	Kubelet *mount.Root
 	// Runner runs the filesystem checks.
 	Runner command.Runner
+	// Ready says whether the pools have been opened. nil means always.
+	Ready func() bool
 	// Fault is called before each of Steps.
 	Fault fault.Hook
 }
@@ -50,13 +52,17 @@ type Server struct {
 	backend backend.Attacher
 	root    *mount.Root
 	runner  command.Runner
+	ready   func() bool
 	fault   fault.Hook
 	turns   turns
 }
 
 // New is a Server for this machine.
 func New(c Config) *Server {
-	return &Server{nodeID: c.NodeID, backend: c.Backend, root: c.Kubelet, runner: c.Runner, fault: c.Fault}
+	if c.Ready == nil {
+		c.Ready = func() bool { return true }
+	}
+	return &Server{nodeID: c.NodeID, backend: c.Backend, root: c.Kubelet, runner: c.Runner, ready: c.Ready, fault: c.Fault}
 }
 
 // parseID reads a required volume id: ErrInvalid if it is missing, ErrNotFound

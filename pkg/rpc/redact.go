@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"encoding/json"
 	"regexp"
 	"slices"
@@ -36,9 +37,10 @@ func Redact(text string) string {
 	return jwtShape.ReplaceAllString(text, stripped)
 }
 
-// secrets are the secret strings of one request. The zero value has none.
+// secrets are the secret strings of one request, the longest first. The zero
+// value has none.
 type secrets struct {
-	replacer *strings.Replacer
+	found []string
 }
 
 // minSecret is the length in bytes of the shortest secret that is looked for in
@@ -69,11 +71,14 @@ func secretsOf(req any) secrets {
 		}
 	}
 	walkStrings(msg.ProtoReflect(), func(s stringField) {
-		_, option, _ := strings.Cut(s.value, "=")
 		switch {
 		case s.isKey:
 		case s.field.Name() == "mount_flags":
-			add(option)
+			// One flag may be a whole list (mount(8), -o).
+			for flag := range strings.SplitSeq(s.value, ",") {
+				_, value, _ := strings.Cut(flag, "=")
+				add(value)
+			}
 		case s.key == TokensKey:
 			add(s.value)
 			for _, token := range tokensIn(s.value) {
@@ -83,26 +88,30 @@ func secretsOf(req any) secrets {
 			add(s.value)
 		}
 	})
-	if len(found) == 0 {
-		return secrets{}
-	}
-	// At one place the replacer takes the first that fits: a secret that starts
-	// with another one must come first.
-	slices.SortFunc(found, func(a, b string) int { return len(b) - len(a) })
-	pairs := make([]string, 0, 2*len(found))
-	for _, f := range slices.Compact(found) {
-		pairs = append(pairs, f, stripped)
-	}
-	return secrets{replacer: strings.NewReplacer(pairs...)}
+	// A secret that is part of another one must come after it, or the rest of that
+	// one would stay.
+	slices.SortFunc(found, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+	})
+	return secrets{slices.Compact(found)}
 }
 
 // scrub takes the secrets, and everything that has the shape of a JWT, out of a
 // text.
+//
+// It does not use strings.Replacer, which takes time in the square of the length
+// of what it is to replace: a secret of a few megabytes would keep the driver busy
+// for hours.
 func (s secrets) scrub(text string) string {
-	if s.replacer != nil {
-		text = s.replacer.Replace(text)
+	parts := []string{text}
+	for _, secret := range s.found {
+		var smaller []string
+		for _, p := range parts {
+			smaller = append(smaller, strings.Split(p, secret)...)
+		}
+		parts = smaller
 	}
-	return Redact(text)
+	return Redact(strings.Join(parts, stripped))
 }
 
 // tokensIn reads the tokens out of the value of TokensKey: a JSON object of

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -123,6 +124,39 @@ func TestNoSecretReachesAnySink(t *testing.T) {
 func TestErrorsStillSayWhichMountOptionTheyAreAbout(t *testing.T) {
 	s := secretsOf(canaryRequest())
 	if got, want := s.scrub(`mount option "noatime" and option "password=flag-password"`), `mount option "noatime" and option "password=***stripped***"`; got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestEachValueInAListOfMountOptionsIsSecret(t *testing.T) {
+	s := secretsOf(&csi.NodePublishVolumeRequest{VolumeCapability: mounted("ext4", "data=first,password=flag-password,user=flag-user")})
+	if got, want := s.scrub(`option "password=flag-password" of "user=flag-user"`), `option "password=***stripped***" of "user=***stripped***"`; got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestASecretOfMegabytesIsScrubbedInNoTime(t *testing.T) {
+	for name, secret := range map[string]string{
+		"one letter": strings.Repeat("A", 5<<20),
+		"one line":   strings.Repeat("AB", 2<<20) + "\n" + strings.Repeat("A", 1<<20),
+	} {
+		start := time.Now()
+		s := secretsOf(&csi.CreateVolumeRequest{Secrets: map[string]string{"k": secret}})
+		if got := s.scrub("login with " + secret + " refused"); strings.Contains(got, "AAAA") || !strings.HasSuffix(got, " refused") {
+			t.Errorf("%s: got %d bytes", name, len(got))
+		}
+		if got, want := s.scrub("login refused"), "login refused"; got != want {
+			t.Errorf("%s: got %q", name, got)
+		}
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("%s: took %s", name, took)
+		}
+	}
+}
+
+func TestASecretThatIsPartOfTheMarkIsNotLookedForInIt(t *testing.T) {
+	s := secretsOf(&csi.CreateVolumeRequest{Secrets: map[string]string{"a": "hunter22", "b": "stripped", "c": "hunter2"}})
+	if got, want := s.scrub("hunter22 hunter2 stripped"), "***stripped*** ***stripped*** ***stripped***"; got != want {
 		t.Errorf("got %q", got)
 	}
 }

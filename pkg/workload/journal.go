@@ -35,9 +35,26 @@ func StartJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start journal: %w", err)
 	}
+	return start(f), nil
+}
+
+// StartJournalAt starts to write records to a block device, from this byte on.
+// What the device holds there must be zeros.
+func StartJournalAt(path string, offset int64) (*Journal, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("start journal: %w", err)
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(fmt.Errorf("start journal: %w", err), f.Close())
+	}
+	return start(f), nil
+}
+
+func start(f *os.File) *Journal {
 	j := &Journal{file: f, stop: make(chan struct{}), done: make(chan struct{}), last: time.Now()}
 	go j.run()
-	return j, nil
+	return j
 }
 
 func (j *Journal) run() {
@@ -123,6 +140,24 @@ func VerifyJournal(path string) (uint64, error) {
 		return 0, fmt.Errorf("verify journal: %w", err)
 	}
 	defer f.Close()
+	return verify(f)
+}
+
+// VerifyJournalAt is VerifyJournal for a block device with a journal from this
+// byte to its end.
+func VerifyJournalAt(path string, offset int64) (uint64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("verify journal: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return 0, fmt.Errorf("verify journal: %w", err)
+	}
+	return verify(f)
+}
+
+func verify(f *os.File) (uint64, error) {
 	buf := make([]byte, recordSize)
 	for seq := uint64(1); ; seq++ {
 		_, err := io.ReadFull(f, buf)
@@ -130,15 +165,29 @@ func VerifyJournal(path string) (uint64, error) {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return seq - 1, nil
 		case err != nil:
-			return seq - 1, fmt.Errorf("read record %d of %s: %w", seq, path, err)
+			return seq - 1, fmt.Errorf("read record %d of %s: %w", seq, f.Name(), err)
 		case bytes.Equal(buf, journalRecord(seq)):
 			continue
 		}
-		rest, err := io.Copy(io.Discard, f)
-		if err != nil || rest > 0 || !isBlank(buf) {
-			return seq - 1, fmt.Errorf("%w: %s, record %d", ErrContent, path, seq)
+		// A file may have grown before its last record was written; a device has
+		// zeros behind it.
+		if !isBlank(buf) || !restIsBlank(f) {
+			return seq - 1, fmt.Errorf("%w: %s, record %d", ErrContent, f.Name(), seq)
 		}
-		return seq - 1, nil // the file had grown and the record was not written yet
+		return seq - 1, nil
+	}
+}
+
+func restIsBlank(r io.Reader) bool {
+	buf := make([]byte, chunk)
+	for {
+		n, err := r.Read(buf)
+		if !isBlank(buf[:n]) {
+			return false
+		}
+		if err != nil {
+			return errors.Is(err, io.EOF)
+		}
 	}
 }
 

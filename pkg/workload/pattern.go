@@ -3,7 +3,7 @@
 // of its records were acknowledged when.
 //
 // It promises that a check compares content, never sizes or names, and that a
-// record counts as acknowledged only after fdatasync(2) returned. It plays the
+// record counts as acknowledged only after fsync(2) returned. It plays the
 // application in the demo, the tests and the benchmarks; the driver itself does
 // not import it.
 package workload

@@ -23,8 +23,8 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
+	"github.com/holdfast-csi/holdfast/pkg/teardown"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
-	"github.com/holdfast-csi/holdfast/test/reboot"
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
@@ -75,7 +75,7 @@ func NewBox(t testing.TB, poolSize volume.Bytes) *Box {
 	}
 	b.Flags = []string{"--pool=" + b.Pools(), fmt.Sprintf("--pool-size=%d", poolSize), "--host-reserve=1"}
 	t.Cleanup(func() {
-		if err := errors.Join(reboot.TearAway(b.Dir), os.RemoveAll(socketDir)); err != nil {
+		if err := errors.Join(teardown.Below(context.Background(), b.Dir), os.RemoveAll(socketDir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -97,7 +97,7 @@ func (b *Box) Socket() string { return b.socket }
 // Reboot takes all mounts and loops away. No driver may be running.
 func (b *Box) Reboot() {
 	b.t.Helper()
-	if err := reboot.TearAway(b.Dir); err != nil {
+	if err := teardown.Below(context.Background(), b.Dir); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -3,6 +3,7 @@
 package scratch
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +12,8 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/teardown"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
-	"github.com/holdfast-csi/holdfast/test/reboot"
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
@@ -23,7 +24,7 @@ func Btrfs(t testing.TB, devices int, size volume.Bytes, options ...string) stri
 	roottest.Require(t)
 	dir := t.TempDir()
 	t.Cleanup(func() {
-		if err := reboot.TearAway(dir); err != nil {
+		if err := teardown.Below(context.Background(), dir); err != nil {
 			t.Error(err)
 		}
 	})

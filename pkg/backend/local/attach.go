@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -84,8 +85,11 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 		return nil, err
 	}
 	d, err := findLoop(o.ID, img)
-	if err != nil || d != nil {
-		return d, err
+	if err != nil {
+		return nil, err
+	}
+	if d != nil {
+		return d, p.settle(o, d)
 	}
 	if err := unix.Flock(int(img.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("%w: lock the image: %w", volume.ErrBusy, err)
@@ -105,15 +109,72 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 	if err := at.At("attach/attached"); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	if o.Format.Mode == volume.ModeBlock {
+	// Somebody who does not know our lock may have been faster by an instant.
+	if err := checkAlone(d, o.ID, img); err != nil {
+		return nil, errors.Join(err, d.Detach())
+	}
+	return d, p.settle(o, d)
+}
+
+// settle gives a device, new or found, what it must have before it is used; on
+// error it closes it.
+func (p *pool) settle(o object, d *loop.Device) error {
+	err := func() error {
+		size, err := d.Size()
+		if err != nil {
+			return err
+		}
+		if size < o.Size { // it lingered while the volume grew
+			if err := d.Refresh(); err != nil {
+				return err
+			}
+		}
+		if o.Format.Mode != volume.ModeBlock {
+			return nil
+		}
 		// A filesystem keeps its device by being mounted. A block device is opened
-		// and closed by the pod as it likes and must stay; until this line, our
-		// death would have taken it away.
-		if err := d.SetAutoclear(false); err != nil {
-			return nil, errors.Join(err, d.Close())
+		// and closed by the pod as it likes and must stay. Until this line our
+		// death would have taken a new one away; one that was found may have been
+		// told to go with its last user (LOOP_CLR_FD on an open device does that).
+		return d.SetAutoclear(false)
+	}()
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
+	return nil
+}
+
+// checkAlone refuses an image that another loop device has too.
+func checkAlone(d *loop.Device, id volume.ID, img *os.File) error {
+	all, err := loopsOn(img)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if d == nil || l.Index != d.Index() {
+			return fmt.Errorf("%w: /dev/loop%d (tag %q) has the image of %s attached too; writing through both would destroy it: detach it (losetup -d) if it is nobody's", volume.ErrPrecondition, l.Index, l.Tag, id)
 		}
 	}
-	return d, nil
+	return nil
+}
+
+// loopsOn are the loop devices that have an open file, whatever their tag.
+func loopsOn(img *os.File) ([]loop.Info, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", img.Name(), err)
+	}
+	all, err := loop.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []loop.Info
+	for _, l := range all {
+		if l.BackingDev == st.Dev && l.BackingInode == st.Ino {
+			out = append(out, l)
+		}
+	}
+	return out, nil
 }
 
 // checkData refuses a data/ that is not the one that the record was written for,
@@ -136,12 +197,15 @@ func (p *pool) checkData(o object) error {
 // on this very image. nil means that there is none.
 func findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
 	found, err := loop.Find(tagOf(id))
-	if err != nil || len(found) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	if len(found) > 1 {
 		return nil, fmt.Errorf("%w: %d loop devices (loop%d, loop%d) carry the tag of %s; writing through both would destroy it: unmount and detach all but one (losetup -d)",
 			volume.ErrPrecondition, len(found), found[0].Index, found[1].Index, id)
+	}
+	if len(found) == 0 {
+		return nil, checkAlone(nil, id, img)
 	}
 	d, err := found[0].Open()
 	if errors.Is(err, volume.ErrNotFound) {
@@ -277,11 +341,31 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 	return nil // another mount namespace holds it: the next Attach finds it again
 }
 
-// checkUnused refuses to delete a volume that is attached, and says who has it.
-func (b *Backend) checkUnused(id volume.ID) error {
+// checkUnused refuses to delete a volume that is attached, by whomever, and says
+// who has it.
+func (p *pool) checkUnused(id volume.ID) error {
 	found, err := loop.Find(tagOf(id))
-	if err != nil || len(found) == 0 {
+	if err != nil {
 		return err
+	}
+	if o, ok := p.lookup(id); ok && len(found) == 0 {
+		img, err := openAt(p.dir, o.dir+"/"+dataDir+"/"+imageFile, unix.O_RDONLY)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		found, err = loopsOn(img)
+		if cerr := img.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(found) == 0 {
+		return nil
 	}
 	return fmt.Errorf("%w: %s is attached as loop%d, held by %s; unstage it, or end what holds it",
 		volume.ErrInUse, id, found[0].Index, holders(found[0]))

@@ -66,8 +66,9 @@ type Backend struct {
 	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
 
 	// mu comes before slot.mu and is never held for long.
-	mu   sync.Mutex
-	busy map[string]bool // kind and hash of the name of what is being changed
+	mu          sync.Mutex
+	busy        map[string]bool   // kind and hash of the name of what is being changed
+	filesystems map[string]string // UUID of a filesystem -> the pool that has it
 }
 
 var (
@@ -89,13 +90,19 @@ func New(cfg Config) (*Backend, error) {
 	if len(cfg.Pools) == 0 {
 		return nil, fmt.Errorf("%w: no pool is configured: give at least one --pool=[NAME=]DIR", volume.ErrInvalid)
 	}
-	b := &Backend{cfg: cfg, busy: map[string]bool{}}
+	b := &Backend{cfg: cfg, busy: map[string]bool{}, filesystems: map[string]string{}}
 	for i, pc := range cfg.Pools {
 		if err := checkPoolConfig(pc, cfg.Pools[:i]); err != nil {
 			return nil, err
 		}
 		pc.Dir = filepath.Clean(pc.Dir)
+		pc.Size = pc.Size.RoundUp(volume.Alignment) // a device has whole sectors
 		b.slots = append(b.slots, &slot{cfg: pc, backend: b, reason: errors.New("not opened yet")})
+	}
+	for _, pc := range cfg.Pools {
+		if rel, err := filepath.Rel(pc.Dir, cfg.StateDir); err == nil && filepath.IsLocal(rel) {
+			return nil, fmt.Errorf("%w: the state directory %s is inside pool %s (%s) and would be lost with it; put it elsewhere", volume.ErrInvalid, cfg.StateDir, pc.Name, pc.Dir)
+		}
 	}
 	state, err := openState(cfg.StateDir)
 	if err != nil {
@@ -130,27 +137,55 @@ func (b *Backend) Start(ctx context.Context) error {
 	if err := b.thawIntents(ctx); err != nil {
 		b.cfg.Notice(err.Error())
 	}
+	var group sync.WaitGroup
 	for _, s := range b.slots {
-		s.tryOpen(ctx)
+		group.Go(func() { s.tryOpen(ctx) })
+	}
+	opened := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(opened)
+	}()
+	select {
+	case <-opened:
+	case <-time.After(startWait):
+		b.cfg.Notice(fmt.Sprintf("not all pools could be opened in %s; starting with the others", startWait))
+	case <-ctx.Done():
 	}
 	return ctx.Err()
 }
+
+// startWait bounds how long a disk that does not answer holds up the pools that
+// do.
+const startWait = 20 * time.Second
 
 // retryInterval is how often Run looks at pools that are away and at work that
 // is left over.
 const retryInterval = 5 * time.Second
 
-// Run empties the trash and opens pools that have come back, until ctx ends.
+// Run empties the trash, opens pools that have come back, and thaws what could
+// not be thawed before, until ctx ends.
 func (b *Backend) Run(ctx context.Context) {
-	done := make(chan struct{})
+	var group sync.WaitGroup
 	for _, s := range b.slots {
-		go func() {
-			s.run(ctx)
-			done <- struct{}{}
-		}()
+		group.Go(func() { s.run(ctx) })
 	}
-	for range b.slots {
-		<-done
+	group.Go(func() { b.thawUntil(ctx) })
+	group.Wait()
+}
+
+func (b *Backend) thawUntil(ctx context.Context) {
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := b.thawIntents(ctx); err != nil {
+				b.cfg.Notice(err.Error())
+			}
+		}
 	}
 }
 
@@ -175,6 +210,18 @@ func (b *Backend) Pools() []volume.Pool {
 		out = append(out, s.describe())
 	}
 	return out
+}
+
+// claimFilesystem refuses a filesystem that has another pool already: both would
+// promise the same space.
+func (b *Backend) claimFilesystem(uuid, pool string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if other, ok := b.filesystems[uuid]; ok && other != pool {
+		return fmt.Errorf("%w: pool %s is on the same filesystem as pool %s, and both would promise its space; use one of them", volume.ErrPrecondition, pool, other)
+	}
+	b.filesystems[uuid] = pool
+	return nil
 }
 
 // begin marks the object of a name, in whatever pool, as being changed until end
@@ -228,7 +275,7 @@ func (b *Backend) poolOf(kind volume.Kind, id volume.ID) (*pool, error) {
 func (b *Backend) choosePool(spec volume.Spec) (*pool, error) {
 	name := spec.Pool
 	if name == "" && len(b.slots) > 1 {
-		name = "default"
+		name = b.preferredName(spec.Allowed)
 	}
 	for _, s := range b.slots {
 		if name != "" && s.cfg.Name != name {
@@ -244,6 +291,25 @@ func (b *Backend) choosePool(spec volume.Spec) (*pool, error) {
 		return nil, fmt.Errorf("%w: the class names no pool, there are several and none is called default; set the class parameter pool to one of: %s", volume.ErrInvalid, b.poolNames())
 	}
 	return nil, fmt.Errorf("%w: there is no pool %q on this machine; set the class parameter pool to one of: %s", volume.ErrInvalid, spec.Pool, b.poolNames())
+}
+
+// preferredName is the pool of a class that names none: "default", unless the
+// topology forbids it; then the first pool that it allows.
+func (b *Backend) preferredName(allowed []volume.PoolID) string {
+	const preferred = "default"
+	byID := map[volume.PoolID]string{}
+	for _, p := range b.Pools() {
+		byID[p.ID] = p.Name
+		if p.Name == preferred && (len(allowed) == 0 || slices.Contains(allowed, p.ID)) {
+			return preferred
+		}
+	}
+	for _, id := range allowed {
+		if name, ok := byID[id]; ok {
+			return name
+		}
+	}
+	return preferred
 }
 
 func (b *Backend) poolNames() string {
@@ -262,8 +328,9 @@ func (b *Backend) Capacity(_ context.Context, name string, allowed []volume.Pool
 			continue
 		}
 		room, err := p.room()
-		if err != nil {
-			return backend.Capacity{}, err
+		if err != nil { // the others have room all the same
+			b.cfg.Notice(fmt.Sprintf("pool %s: measure its room: %v", p.name, err))
+			continue
 		}
 		out.Available += room
 		out.MaxVolume = max(out.MaxVolume, min(room, volume.MaxSize))

@@ -32,8 +32,8 @@ func (p *pool) ballastSize() (volume.Bytes, error) {
 	return min(max(total/ballastShare, minBallast), maxBallast), nil
 }
 
-// ensureBallast allocates the ballast if it is missing and there is room for
-// twice its size.
+// ensureBallast allocates the ballast if it is missing and the pool has room for
+// it beside all its promises.
 func (p *pool) ensureBallast() error {
 	size, err := p.ballastSize()
 	if err != nil {
@@ -42,12 +42,12 @@ func (p *pool) ensureBallast() error {
 	if st, err := p.root.Lstat(ballastFile); err == nil && volume.Bytes(st.Size()) >= size {
 		return nil
 	}
-	free, err := p.store.free()
+	room, err := p.room()
 	if err != nil {
 		return err
 	}
-	if free < 2*size {
-		return nil // the pool is nearly full: not now
+	if room < size {
+		return nil // not now
 	}
 	f, err := p.root.OpenFile(ballastFile, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -14,20 +14,21 @@ import (
 )
 
 // build makes an object out of sight and puts it into place with one rename, if
-// the pool can promise its space. r is complete but for what only the data can tell; fill makes data/ in the open
-// staging directory. op names the fault steps.
+// the pool can promise its space. r is complete but for what only the data can
+// tell; source is what it will be a copy of, "" if nothing; fill makes data/ in
+// the open staging directory. op names the fault steps.
 //
 // Order, and what a crash after each step leaves: staging directory, data,
 // record (all of it in .staging, emptied at start); a commit, so that the rename
 // can never be durable before its content; the rename (the object exists, the
 // caller's retry finds it); a commit, so that the answer is true for ever.
-func (p *pool) build(ctx context.Context, op string, r record, fill func(dir *os.File) error) (object, error) {
+func (p *pool) build(ctx context.Context, op string, r record, source volume.ID, fill func(dir *os.File) error) (object, error) {
 	at := p.backend.cfg.Fault
 	var promise volume.Bytes // a snapshot costs what its source is charged for sharing
 	if r.ID.Kind() == volume.KindVolume {
 		promise = r.Size
 	}
-	if err := p.admit(ctx, r.ID, promise, r.Lineage); err != nil {
+	if err := p.admit(ctx, r.ID, promise, source); err != nil {
 		return object{}, err
 	}
 	defer p.release(r.ID)
@@ -164,7 +165,20 @@ func (p *pool) loadObject(id volume.ID) (object, error) {
 		// The current record is damaged and may have acknowledged this size.
 		r.Size = size / volume.Alignment * volume.Alignment
 	}
-	return object{record: r, dir: dir}, nil
+	copied, err := p.copiedData(dir)
+	if err != nil {
+		return object{}, err
+	}
+	return object{record: r, dir: dir, copied: copied}, nil
+}
+
+func (p *pool) copiedData(name string) (bool, error) {
+	dir, err := p.openObject(name)
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	return p.store.copied(dir)
 }
 
 // discardStaging removes what an earlier try of the same object left. It never

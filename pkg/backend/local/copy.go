@@ -26,8 +26,8 @@ func (b *Backend) createCopy(ctx context.Context, spec volume.Spec) (object, err
 		return object{}, err
 	}
 	id := volume.NewID(volume.KindVolume, p.id, spec.Name)
-	r := record{ID: id, Name: spec.Name, Size: size, Format: format, Source: spec.Source, BirthSize: src.BirthSize, Lineage: src.Lineage}
-	return p.build(ctx, "copy-volume", r, func(dir *os.File) error {
+	r := record{ID: id, Name: spec.Name, Size: size, Format: format, Source: spec.Source, BirthSize: src.BirthSize}
+	return p.build(ctx, "copy-volume", r, src.ID, func(dir *os.File) error {
 		return p.copyImage(ctx, src, dir, r, volume.ConsistencyFilesystem)
 	})
 }
@@ -90,6 +90,7 @@ func (p *pool) copyData(ctx context.Context, src object, dir *os.File, readOnly 
 	}
 	defer from.Close()
 	return p.quiesced(ctx, src, consistency, func() error {
+		p.markCopied(src.ID) // before, for the copy may exist although it is not used
 		return p.store.copyData(from, dir, readOnly)
 	})
 }

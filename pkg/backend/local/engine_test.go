@@ -11,8 +11,8 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/backend/backendtest"
 	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
+	"github.com/holdfast-csi/holdfast/pkg/teardown"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
-	"github.com/holdfast-csi/holdfast/test/reboot"
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
@@ -69,7 +69,7 @@ func (b *bench) tearDown() {
 	if err := b.Close(); err != nil {
 		b.t.Error(err)
 	}
-	if err := reboot.TearAway(b.dir); err != nil {
+	if err := teardown.Below(context.Background(), b.dir); err != nil {
 		b.t.Error(err)
 	}
 }
@@ -132,7 +132,7 @@ func (b *bench) leftovers() []string {
 	for _, e := range intents {
 		out = append(out, "freeze intent "+e.Name())
 	}
-	loops, err := reboot.LoopsBelow(b.dir)
+	loops, err := teardown.LoopsBelow(b.dir)
 	if err != nil {
 		out = append(out, err.Error())
 	}
@@ -155,7 +155,7 @@ func (b *bench) takeAway(name string) (restore func(), err error) {
 	if err := s.close(); err != nil {
 		return nil, err
 	}
-	if err := reboot.TearAway(s.cfg.Dir); err != nil {
+	if err := teardown.Below(context.Background(), s.cfg.Dir); err != nil {
 		return nil, err
 	}
 	image := filepath.Join(s.cfg.Dir, ImageFile)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/btrfs"
+	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -31,9 +32,6 @@ const (
 // returns the directory that then is the pool. known says that the pool is
 // registered: then nothing is made.
 func (b *Backend) mountImage(ctx context.Context, pc PoolConfig, known bool) (string, error) {
-	if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the directory of the pool image: %w", err)
-	}
 	root, err := os.OpenRoot(pc.Dir)
 	if err != nil {
 		return "", fmt.Errorf("open the directory of the pool image: %w", err)
@@ -52,6 +50,9 @@ func (b *Backend) mountImage(ctx context.Context, pc PoolConfig, known bool) (st
 	defer img.Close()
 	if err := b.keepAllocated(img); err != nil {
 		return "", err
+	}
+	if st, err := img.Stat(); err == nil && st.Size() != int64(pc.Size) {
+		b.cfg.Notice(fmt.Sprintf("the pool image %s has %s, --pool-size says %s; it keeps the size it was made with", img.Name(), volume.Bytes(st.Size()), pc.Size))
 	}
 	dev, err := b.attachImage(ctx, img)
 	if err != nil {
@@ -104,14 +105,7 @@ func (b *Backend) fillImage(ctx context.Context, root *os.Root, f *os.File, pc P
 	if err := b.cfg.Fault.At("pool-image/made"); err != nil {
 		return err
 	}
-	if err := root.Rename(newImageFile, ImageFile); err != nil {
-		return fmt.Errorf("name the pool image: %w", err)
-	}
-	d, err := root.Open(".")
-	if err != nil {
-		return fmt.Errorf("open the directory of the pool image: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Rename(root, newImageFile, ImageFile)
 }
 
 // checkHostRoom refuses to take so much of the host's disk that kubelet would
@@ -153,19 +147,15 @@ func (b *Backend) keepAllocated(img *os.File) error {
 // attachImage finds the loop device that has the image, or makes it. There must
 // never be two: the same btrfs would be mounted twice.
 func (b *Backend) attachImage(ctx context.Context, img *os.File) (*loop.Device, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("stat: %w", err)
-	}
-	all, err := loop.List()
+	attached, err := loopsOn(img)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range all {
-		if l.BackingDev != st.Dev || l.BackingInode != st.Ino {
-			continue
-		}
-		d, err := l.Open()
+	if len(attached) > 1 {
+		return nil, fmt.Errorf("%w: it is on /dev/loop%d and /dev/loop%d at once; mounting both would destroy it: unmount and detach the one that no pool uses", volume.ErrUnavailable, attached[0].Index, attached[1].Index)
+	}
+	if len(attached) == 1 {
+		d, err := attached[0].Open()
 		if err != nil {
 			return nil, err
 		}

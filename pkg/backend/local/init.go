@@ -11,9 +11,15 @@ import (
 )
 
 // Init makes an empty directory on btrfs a pool and registers it. A directory
-// that is a pool already, and the one that is registered, is success.
+// that is a pool already, and the one that is registered, is success, also while
+// a driver uses it.
 func (b *Backend) Init(ctx context.Context) error {
 	for _, s := range b.slots {
+		reg, err := findRegistration(b.state, s.cfg)
+		if err == nil && inspect(reg, &PoolStatus{}) == nil {
+			s.know(reg.PoolID)
+			continue // a driver may be using it
+		}
 		if s.cfg.Size == 0 {
 			if err := b.initDir(s.cfg); err != nil {
 				return fmt.Errorf("init pool %s in %s: %w", s.cfg.Name, s.cfg.Dir, err)
@@ -28,12 +34,17 @@ func (b *Backend) Init(ctx context.Context) error {
 }
 
 func (b *Backend) initDir(pc PoolConfig) error {
-	if _, err := findRegistration(b.state, pc.Name); !errors.Is(err, volume.ErrNotFound) {
+	if _, err := findRegistration(b.state, pc); !errors.Is(err, volume.ErrNotFound) {
 		return err // registered: openPool says whether it is there
 	}
 	if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory: %w", err)
 	}
+	unlock, err := lockDir(pc.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	p, err := b.openDir(pc.Dir, pc.Name)
 	if err != nil {
 		return err

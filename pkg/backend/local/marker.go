@@ -86,43 +86,60 @@ func openState(dir string) (*os.Root, error) {
 	return root, nil
 }
 
-// registrations are all registered pools, in order of id.
+// registrations are all registered pools, in order of id, and an error for those
+// that cannot be read.
 func registrations(state *os.Root) ([]registration, error) {
 	entries, err := fs.ReadDir(state.FS(), stateDirPools)
 	if err != nil {
 		return nil, fmt.Errorf("list registered pools: %w", err)
 	}
 	var out []registration
+	var errs []error
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), ".json") {
 			continue // a file that was being written
 		}
-		data, err := state.ReadFile(path.Join(stateDirPools, e.Name()))
+		r, err := readRegistration(state, path.Join(stateDirPools, e.Name()))
 		if err != nil {
-			return nil, fmt.Errorf("read registered pool: %w", err)
-		}
-		var r registration
-		if err := json.Unmarshal(data, &r); err != nil {
-			return nil, fmt.Errorf("%w: the registration %s is not readable: %w", volume.ErrDataLoss, e.Name(), err)
+			errs = append(errs, err)
+			continue
 		}
 		out = append(out, r)
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
-// findRegistration is the registered pool of this name. It is ErrNotFound if
-// there is none.
-func findRegistration(state *os.Root, name string) (registration, error) {
+func readRegistration(state *os.Root, name string) (registration, error) {
+	data, err := state.ReadFile(name)
+	if err != nil {
+		return registration{}, fmt.Errorf("read registered pool: %w", err)
+	}
+	var r registration
+	if err := json.Unmarshal(data, &r); err != nil {
+		return registration{}, fmt.Errorf("%w: the registration %s in the state directory is not readable: %w; remove it if its pool is gone for good, a pool that is there is registered again", volume.ErrPrecondition, name, err)
+	}
+	return r, nil
+}
+
+// findRegistration is the pool that is registered in this directory, or else
+// under this name: a pool that is given another name is still the same. It is
+// ErrNotFound if there is none; if one cannot be read, nobody knows.
+func findRegistration(state *os.Root, pc PoolConfig) (registration, error) {
 	all, err := registrations(state)
+	for _, matches := range []func(registration) bool{
+		func(r registration) bool { return r.Dir == pc.Dir },
+		func(r registration) bool { return r.Name == pc.Name },
+	} {
+		for _, r := range all {
+			if matches(r) {
+				return r, nil
+			}
+		}
+	}
 	if err != nil {
 		return registration{}, err
 	}
-	for _, r := range all {
-		if r.Name == name {
-			return r, nil
-		}
-	}
-	return registration{}, fmt.Errorf("%w: no pool %s is registered", volume.ErrNotFound, name)
+	return registration{}, fmt.Errorf("%w: no pool %s is registered", volume.ErrNotFound, pc.Name)
 }
 
 func register(state *os.Root, r registration) error {

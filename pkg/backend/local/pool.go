@@ -36,17 +36,22 @@ type pool struct {
 	lock    *os.File
 	kick    chan struct{} // wakes run when the trash has something
 
+	// trashMu makes one goroutine at a time remove data, so that the ticket for it
+	// is known to all. It comes before mu.
+	trashMu sync.Mutex
+
 	// mu guards the index and the promises.
 	mu       sync.Mutex
 	objects  map[volume.ID]*object
-	trash    map[string]volume.ID // directory in .trash -> lineage
+	trash    map[string]uint64 // directory in .trash -> ticket of store.waitFreed, 0 if none yet
 	promised map[volume.ID]volume.Bytes
 }
 
 // object is a volume or a snapshot in the index.
 type object struct {
 	record
-	dir string // relative to the pool's root
+	dir    string // relative to the pool's root
+	copied bool   // see store.copied
 }
 
 func objectDir(id volume.ID) string {
@@ -59,11 +64,21 @@ func objectDir(id volume.ID) string {
 // openPool opens a configured pool. The id is known even on error if the pool
 // was registered before.
 func openPool(ctx context.Context, b *Backend, pc PoolConfig) (*pool, volume.PoolID, error) {
-	reg, err := findRegistration(b.state, pc.Name)
+	reg, err := findRegistration(b.state, pc)
 	known := err == nil
 	if err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return nil, "", err
 	}
+	if !known && pc.Size > 0 {
+		if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
+			return nil, "", fmt.Errorf("make the directory of the pool image: %w", err)
+		}
+	}
+	unlock, err := lockDir(pc.Dir)
+	if err != nil {
+		return nil, reg.PoolID, err
+	}
+	defer unlock()
 	dir := pc.Dir
 	if pc.Size > 0 {
 		dir, err = b.mountImage(ctx, pc, known)
@@ -81,6 +96,20 @@ func openPool(ctx context.Context, b *Backend, pc PoolConfig) (*pool, volume.Poo
 	return p, p.id, nil
 }
 
+// lockDir keeps other drivers, and driver pool init, from making or opening a
+// pool in a directory until unlock is called; pool.lock, which the pool holds
+// from then on, is inside what is being made.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the pool's directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: another process is opening the pool in %s, try again: %w", volume.ErrUnavailable, dir, err), f.Close())
+	}
+	return func() { f.Close() }, nil // which unlocks
+}
+
 // openDir opens a directory that may be a pool, and checks its filesystem.
 func (b *Backend) openDir(dir, name string) (*pool, error) {
 	root, err := os.OpenRoot(dir)
@@ -89,7 +118,7 @@ func (b *Backend) openDir(dir, name string) (*pool, error) {
 	}
 	p := &pool{
 		name: name, backend: b, root: root, kick: make(chan struct{}, 1),
-		objects: map[volume.ID]*object{}, trash: map[string]volume.ID{}, promised: map[volume.ID]volume.Bytes{},
+		objects: map[volume.ID]*object{}, trash: map[string]uint64{}, promised: map[volume.ID]volume.Bytes{},
 	}
 	p.dir, err = root.Open(".")
 	if err != nil {
@@ -129,10 +158,13 @@ func (p *pool) claim(ctx context.Context, reg registration, known bool, pc PoolC
 	if err := p.takeLock(); err != nil {
 		return err
 	}
+	if err := p.backend.claimFilesystem(m.FSUUID, pc.Name); err != nil {
+		return err
+	}
 	if err := p.recover(ctx); err != nil {
 		return err
 	}
-	if known && reg.Dir == pc.Dir {
+	if known && reg.Dir == pc.Dir && reg.Name == pc.Name {
 		return nil
 	}
 	return register(p.backend.state, registration{PoolID: p.id, Name: pc.Name, Dir: pc.Dir, Image: pc.Size > 0, FSUUID: m.FSUUID})

@@ -2,19 +2,14 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
@@ -63,6 +58,9 @@ func (p *pool) quiesced(ctx context.Context, src object, consistency volume.Cons
 // used.
 func (p *pool) frozen(ctx context.Context, id volume.ID, root *os.File, fn func() error) error {
 	b := p.backend
+	if err := b.thawOne(ctx, id); err != nil { // what a driver that died has left
+		return err
+	}
 	if err := filesystem.Sync(root); err != nil {
 		return fmt.Errorf("sync before freezing: %w", err)
 	}
@@ -72,38 +70,57 @@ func (p *pool) frozen(ctx context.Context, id volume.ID, root *os.File, fn func(
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("freeze %s: %w", id, context.Cause(ctx))
 	}
-	if err := b.writeIntent(id); err != nil {
+	end, err := b.writeIntent(id)
+	if err != nil {
 		return err
 	}
+	thawed, err := p.freezeAndRun(id, root, fn)
+	return errors.Join(err, end(thawed))
+}
+
+// freezeAndRun is what happens while the intent is on the disk. thawed is false
+// if we froze the filesystem and could not thaw it.
+func (p *pool) freezeAndRun(id volume.ID, root *os.File, fn func() error) (thawed bool, err error) {
+	b := p.backend
 	if err := b.cfg.Fault.At("freeze/intent"); err != nil {
-		return errors.Join(err, b.removeIntent(id))
+		return true, err
 	}
 	if err := filesystem.Freeze(root); err != nil {
-		return errors.Join(fmt.Errorf("freeze %s: %w", id, err), b.removeIntent(id))
+		return true, fmt.Errorf("freeze %s: %w", id, err)
 	}
 	var late atomic.Bool
+	fired := make(chan struct{})
 	deadline := time.AfterFunc(b.cfg.FreezeTimeout, func() {
+		defer close(fired)
 		late.Store(true)
 		// The thaw below tries again and reports.
 		_ = filesystem.Thaw(root)
 	})
-	err := b.cfg.Fault.At("freeze/frozen")
+	err = b.cfg.Fault.At("freeze/frozen")
 	if err == nil {
 		err = fn()
 	}
-	deadline.Stop()
+	if !deadline.Stop() {
+		<-fired // it must not outlive root
+	}
 	if terr := filesystem.Thaw(root); terr != nil {
-		return errors.Join(err, fmt.Errorf("thaw %s: %w; its writers hang until: fsfreeze -u MOUNTPOINT", id, terr))
+		return false, errors.Join(err, fmt.Errorf("thaw %s: %w; it is tried again every %s, its writers hang until then", id, terr, retryInterval))
+	}
+	if ferr := b.cfg.Fault.At("freeze/thawed"); err == nil {
+		err = ferr
 	}
 	if late.Load() {
-		return errors.Join(fmt.Errorf("%w: the copy of %s took longer than %s, its filesystem was thawed and the copy is not used; try again", volume.ErrUnavailable, id, b.cfg.FreezeTimeout), b.removeIntent(id))
+		return true, fmt.Errorf("%w: the copy of %s took longer than %s, its filesystem was thawed and the copy is not used; try again", volume.ErrUnavailable, id, b.cfg.FreezeTimeout)
 	}
-	return errors.Join(err, b.removeIntent(id))
+	return true, err
 }
 
 // mountedRoot opens the root of the filesystem on a loop device: through a mount
 // that this namespace shows, else through a mount of our own. The latter is how
 // to reach a filesystem that only another namespace has mounted.
+//
+// fsType is "" if the caller does not know it; then the superblock is asked, and
+// only if it must be: that of a filesystem in use may change while it is read.
 func mountedRoot(ctx context.Context, d *loop.Device, fsType volume.FSType) (*os.File, error) {
 	info, err := d.Info()
 	if err != nil {
@@ -124,6 +141,13 @@ func mountedRoot(ctx context.Context, d *loop.Device, fsType volume.FSType) (*os
 			f.Close()
 		}
 	}
+	if fsType == "" {
+		sb, err := filesystem.Probe(d.File())
+		if err != nil {
+			return nil, err
+		}
+		fsType = sb.Type
+	}
 	cfg := mount.Config{FSType: string(fsType), Source: d.Path()}
 	if fsType == volume.XFS {
 		cfg.Options = []mount.Option{{Key: "nouuid"}}
@@ -134,83 +158,6 @@ func mountedRoot(ctx context.Context, d *loop.Device, fsType volume.FSType) (*os
 	}
 	root, err := tree.Root()
 	return root, errors.Join(err, tree.Close())
-}
-
-// intent says that a filesystem may be frozen by us.
-type intent struct {
-	Volume volume.ID `json:"volume"`
-	Since  time.Time `json:"since"`
-}
-
-func intentFile(id volume.ID) string { return path.Join(stateDirFreeze, string(id)+".json") }
-
-func (b *Backend) writeIntent(id volume.ID) error {
-	data, err := json.Marshal(intent{Volume: id, Since: time.Now().UTC()})
-	if err != nil {
-		return fmt.Errorf("encode freeze intent: %w", err)
-	}
-	if err := durable.WriteFile(b.state, intentFile(id), data); err != nil {
-		return fmt.Errorf("write down that %s will be frozen: %w", id, err)
-	}
-	return nil
-}
-
-// removeIntent need not be durable: a thaw too many does no harm.
-func (b *Backend) removeIntent(id volume.ID) error {
-	if err := b.state.Remove(intentFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget that %s was frozen: %w", id, err)
-	}
-	return nil
-}
-
-// thawIntents thaws every filesystem that a driver which died may have left
-// frozen. It needs no pool: a pool on a frozen machine may not come up.
-func (b *Backend) thawIntents(ctx context.Context) error {
-	entries, err := fs.ReadDir(b.state.FS(), stateDirFreeze)
-	if err != nil {
-		return fmt.Errorf("list freeze intents: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		id, err := volume.ParseID(volume.KindVolume, strings.TrimSuffix(e.Name(), ".json"))
-		if err != nil {
-			continue // a temporary file
-		}
-		if err := b.thawOne(ctx, id); err != nil {
-			errs = append(errs, fmt.Errorf("thaw %s: %w; its writers hang until: fsfreeze -u MOUNTPOINT", id, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (b *Backend) thawOne(ctx context.Context, id volume.ID) error {
-	d, err := b.openByTag(id)
-	if err != nil {
-		return err
-	}
-	if d != nil {
-		err = thawDevice(ctx, d)
-		if cerr := d.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return b.removeIntent(id)
-}
-
-func thawDevice(ctx context.Context, d *loop.Device) error {
-	sb, err := filesystem.Probe(d.File())
-	if err != nil {
-		return err
-	}
-	root, err := mountedRoot(ctx, d, sb.Type)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return filesystem.Thaw(root)
 }
 
 // onDevice guards against a mount that covers the one that was looked for.

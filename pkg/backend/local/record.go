@@ -33,10 +33,6 @@ type record struct {
 	Consistency volume.Consistency `json:"consistency,omitempty"`
 	Created     time.Time          `json:"created"`
 	BirthSize   volume.Bytes       `json:"birthSize"`
-	// Lineage is shared by all objects that may share extents: it is the id of
-	// the volume that was made from nothing. An object alone in its lineage owns
-	// all of its extents.
-	Lineage volume.ID `json:"lineage"`
 	// DataUUID is the UUID of the subvolume that holds the image. Device and
 	// inode numbers are no identity on btrfs: every image is inode 257.
 	DataUUID string `json:"dataUUID"`
@@ -119,22 +115,22 @@ func decodeRecord(data []byte, want volume.ID) (record, uint64, error) {
 }
 
 // writeRecord makes r the durable record in dir. The generation before it stays
-// readable as a fallback.
+// readable as a fallback; a damaged one is replaced by r and no fallback.
 func writeRecord(root *os.Root, dir string, r record) error {
 	name := path.Join(dir, recordFile(r.ID.Kind()))
 	_, generation, err := readRecordFile(root, name, r.ID)
-	first := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !first {
+	if err == nil {
+		if err := root.Rename(name, name+previousSuffix); err != nil {
+			return fmt.Errorf("keep the previous record of %s: %w", r.ID, err)
+		}
+	} else if _, before, perr := readRecordFile(root, name+previousSuffix, r.ID); perr == nil {
+		generation = before + 1 // of the one that is missing or damaged
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read record before replacing it: %w", err)
 	}
 	data, err := encodeRecord(r, generation+1)
 	if err != nil {
 		return err
-	}
-	if !first {
-		if err := root.Rename(name, name+previousSuffix); err != nil {
-			return fmt.Errorf("keep the previous record of %s: %w", r.ID, err)
-		}
 	}
 	return durable.WriteFile(root, name, data)
 }

@@ -16,7 +16,7 @@ import (
 func sampleRecord(name string) record {
 	id := volume.NewID(volume.KindVolume, "0123456789abcdef", name)
 	return record{
-		ID: id, Name: name, Size: volume.GiB, BirthSize: volume.GiB, Lineage: id, DataUUID: "x",
+		ID: id, Name: name, Size: volume.GiB, BirthSize: volume.GiB, DataUUID: "x",
 		Format:  volume.Format{Mode: volume.ModeFilesystem, FSType: volume.XFS, SectorSize: 4096},
 		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	}
@@ -101,6 +101,12 @@ func TestADamagedRecordFallsBackToThePreviousGeneration(t *testing.T) {
 	}
 	if got, previous, err := readRecord(root, ".", r.ID); err != nil || !previous || got.Size != r.Size {
 		t.Fatalf("damaged: %v, %v, %v", got.Size, previous, err)
+	}
+	if err := writeRecord(root, ".", larger); err != nil {
+		t.Fatalf("write over a damaged record: %v", err)
+	}
+	if got, previous, err := readRecord(root, ".", r.ID); err != nil || previous || got.Size != larger.Size {
+		t.Fatalf("rewritten: %v, %v, %v", got.Size, previous, err)
 	}
 	if err := root.Remove(name); err != nil { // a crash between the two renames
 		t.Fatal(err)

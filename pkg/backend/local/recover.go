@@ -38,7 +38,7 @@ func (p *pool) emptyStaging() error {
 	}
 	for _, e := range entries {
 		if err := p.discard(stagingDir + "/" + e.Name()); err != nil {
-			return err
+			p.backend.cfg.Notice(fmt.Sprintf("pool %s: remove what was under construction: %v", p.name, err))
 		}
 	}
 	return nil

@@ -14,6 +14,10 @@ type slot struct {
 	cfg     PoolConfig
 	backend *Backend
 
+	// opening makes tryOpen wait for the one that is under way. It comes before
+	// mu.
+	opening sync.Mutex
+
 	// mu comes before pool.mu.
 	mu     sync.Mutex
 	id     volume.PoolID // known from the registry before the pool is open
@@ -42,9 +46,17 @@ func (s *slot) describe() volume.Pool {
 	return out
 }
 
-// tryOpen opens the pool if it is not open. Only one goroutine calls it at a
-// time: Start, later run.
+// know sets the id of a pool that is not opened.
+func (s *slot) know(id volume.PoolID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id = id
+}
+
+// tryOpen opens the pool if it is not open.
 func (s *slot) tryOpen(ctx context.Context) {
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	s.mu.Lock()
 	open := s.pool != nil
 	s.mu.Unlock()

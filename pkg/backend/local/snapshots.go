@@ -62,9 +62,9 @@ func (b *Backend) takeSnapshot(ctx context.Context, spec volume.SnapshotSpec) (v
 	id := volume.NewID(volume.KindSnapshot, p.id, spec.Name)
 	r := record{
 		ID: id, Name: spec.Name, Size: src.Size, Format: src.Format, SnapshotOf: src.ID,
-		Consistency: spec.Consistency, BirthSize: src.BirthSize, Lineage: src.Lineage,
+		Consistency: spec.Consistency, BirthSize: src.BirthSize,
 	}
-	o, err := p.build(ctx, "create-snapshot", r, func(dir *os.File) error {
+	o, err := p.build(ctx, "create-snapshot", r, src.ID, func(dir *os.File) error {
 		return p.copyData(ctx, src, dir, true, spec.Consistency)
 	})
 	return o.snapshot(), err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -24,15 +25,12 @@ type PoolStatus struct {
 // Inspect describes every pool that stateDir has registered, while a driver may
 // be using them: it takes no lock and changes nothing.
 func Inspect(stateDir string) ([]PoolStatus, error) {
-	state, err := openState(stateDir)
+	state, err := os.OpenRoot(stateDir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
 	defer state.Close()
-	regs, err := registrations(state)
-	if err != nil {
-		return nil, err
-	}
+	regs, unreadable := registrations(state)
 	var out []PoolStatus
 	for _, r := range regs {
 		st := PoolStatus{Pool: volume.Pool{ID: r.PoolID, Name: r.Name, Available: true}, Dir: r.Dir}
@@ -41,7 +39,7 @@ func Inspect(stateDir string) ([]PoolStatus, error) {
 		}
 		out = append(out, st)
 	}
-	return out, nil
+	return out, unreadable
 }
 
 func inspect(r registration, st *PoolStatus) error {
@@ -69,9 +67,6 @@ func (p *pool) inspect(r registration, st *PoolStatus) error {
 		if err := p.inspectObjects(dir, kind, st); err != nil {
 			return err
 		}
-	}
-	if err := p.loadTrash(); err != nil {
-		return err
 	}
 	return p.measure(st)
 }
@@ -106,10 +101,7 @@ func (p *pool) inspectObjects(dir string, kind volume.Kind, st *PoolStatus) erro
 func (p *pool) measure(st *PoolStatus) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free, charges, err := p.spaceLocked()
-	if err != nil {
-		return err
-	}
-	st.Free, st.Promised, st.Room = free, charges.total, charges.room(free)
-	return nil
+	free, owed, err := p.spaceLocked()
+	st.Free, st.Promised, st.Room = free, owed, roomIn(free, owed)
+	return err
 }

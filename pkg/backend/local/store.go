@@ -34,6 +34,9 @@ type store interface {
 	copyData(from, to *os.File, readOnly bool) error
 	// dataUUID identifies data/ for ever.
 	dataUUID(dir *os.File) (string, error)
+	// copied reports whether data/ was ever copied or is a copy: overwriting may
+	// then need new space, for as long as it lives.
+	copied(dir *os.File) (bool, error)
 	// removeData removes data/ at once; its space comes back later. The ticket is
 	// for waitFreed; it is 0 if data/ was gone already.
 	removeData(dir *os.File) (ticket uint64, err error)
@@ -62,11 +65,11 @@ func newBtrfsStore(dir *os.File) (*btrfsStore, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: %s is not on btrfs; mount one there, or give --pool-size for a pool image", volume.ErrPrecondition, dir.Name())
 	}
-	info, err := btrfs.FilesystemInfo(dir)
+	uuid, err := btrfs.FilesystemUUID(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &btrfsStore{pool: dir, uuid: info.UUID}
+	s := &btrfsStore{pool: dir, uuid: uuid}
 	return s, s.checkProfile()
 }
 
@@ -110,6 +113,20 @@ func (s *btrfsStore) copyData(from, to *os.File, readOnly bool) error {
 	}
 	defer src.Close()
 	return btrfs.Snapshot(src, to, dataDir, readOnly)
+}
+
+func (s *btrfsStore) copied(dir *os.File) (bool, error) {
+	data, err := openAt(dir, dataDir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return false, err
+	}
+	defer data.Close()
+	id, err := btrfs.SubvolumeID(data)
+	if err != nil {
+		return false, err
+	}
+	last, err := btrfs.LastSnapshot(s.pool, id)
+	return last != 0, err
 }
 
 func (s *btrfsStore) dataUUID(dir *os.File) (string, error) {

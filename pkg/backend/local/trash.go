@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"slices"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -29,7 +29,7 @@ func (b *Backend) delete(ctx context.Context, op string, kind volume.Kind, id vo
 	}
 	defer end()
 	if kind == volume.KindVolume {
-		if err := b.checkUnused(id); err != nil {
+		if err := p.checkUnused(id); err != nil {
 			return err
 		}
 	}
@@ -48,19 +48,18 @@ func (p *pool) toTrash(op string, id volume.ID) error {
 	if err := at.At(op + "/start"); err != nil {
 		return err
 	}
-	o, _ := p.lookup(id)
+	if err := p.checkReadable(id); err != nil {
+		return err
+	}
 	// A trash name of its own, for a name may be created and deleted again while
 	// its first life is still in the trash.
 	name := fmt.Sprintf("%s.%d", id, time.Now().UnixNano())
-	p.mu.Lock()
-	p.trash[name] = o.Lineage // before the rename: never uncharged in between
-	p.mu.Unlock()
 	err := p.rename(objectDir(id), trashDir+"/"+name, func() error { return at.At(op + "/renamed") })
 	gone := errors.Is(err, fs.ErrNotExist)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if gone {
-		delete(p.trash, name)
+	if !gone {
+		p.trash[name] = 0 // also if the commit failed: it is there
 	}
 	if err != nil && !gone {
 		return err
@@ -70,8 +69,20 @@ func (p *pool) toTrash(op string, id volume.ID) error {
 		// An earlier try may have renamed it and failed to commit.
 		return p.store.commit()
 	}
-	p.trash[name] = o.Lineage // again: emptyTrash may have looked before the rename
 	return nil
+}
+
+// checkReadable refuses to delete what is there and cannot be read: a person may
+// still save something of it.
+func (p *pool) checkReadable(id volume.ID) error {
+	if _, ok := p.lookup(id); ok {
+		return nil
+	}
+	_, err := p.loadObject(id)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("%w; it is not deleted: save what can be saved and remove %s from the pool by hand", err, objectDir(id))
 }
 
 func (p *pool) hasTrash() bool {
@@ -90,84 +101,91 @@ func (p *pool) tidy(ctx context.Context) {
 	}
 }
 
-// emptyTrash frees what was deleted and returns when the space is back. Several
-// callers may do it at once: each step may find that another was faster.
+// emptyTrash frees what was deleted and returns when the space is back. An entry
+// that cannot be removed does not hold up the others. Several callers may do it
+// at once: each step may find that another was faster.
 func (p *pool) emptyTrash(ctx context.Context) error {
 	p.mu.Lock()
-	names := slices.Collect(maps.Keys(p.trash))
+	entries := maps.Clone(p.trash)
 	p.mu.Unlock()
-	if len(names) == 0 {
+	if len(entries) == 0 {
 		return nil
 	}
+	var errs []error
 	var tickets []uint64
-	for _, name := range names {
-		ticket, err := p.removeTrashData(name)
-		if err != nil {
-			return err
+	for name, ticket := range entries {
+		if ticket == 0 {
+			var err error
+			if ticket, err = p.removeTrashData(name); err != nil {
+				errs = append(errs, err)
+				delete(entries, name)
+				continue
+			}
 		}
 		if ticket != 0 {
 			tickets = append(tickets, ticket)
 		}
 	}
-	if err := p.store.waitFreed(ctx, tickets); err != nil {
+	if err := p.backend.cfg.Fault.At("empty-trash/destroyed"); err != nil {
 		return err
 	}
-	for _, name := range names {
+	if err := p.store.waitFreed(ctx, tickets); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for name := range entries {
 		if err := p.removeAll(trashDir + "/" + name); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		p.mu.Lock()
 		delete(p.trash, name)
 		p.mu.Unlock()
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
+// removeTrashData removes the data of an entry and keeps the ticket, for whoever
+// else waits for the space.
 func (p *pool) removeTrashData(name string) (uint64, error) {
 	dir, err := p.openObject(trashDir + "/" + name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
 	defer dir.Close()
-	ticket, err := p.store.removeData(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+	p.trashMu.Lock()
+	defer p.trashMu.Unlock()
+	if ticket := p.ticketOf(name); ticket != 0 {
+		return ticket, nil
 	}
-	return ticket, err
+	ticket, err := p.store.removeData(dir)
+	if err != nil {
+		return 0, fmt.Errorf("remove the data of %s/%s: %w", trashDir, name, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.trash[name]; ok {
+		p.trash[name] = ticket
+	}
+	return ticket, nil
 }
 
-// loadTrash lists what was being deleted when the driver stopped. What cannot be
-// read has no lineage and is charged to nobody; it goes all the same.
+func (p *pool) ticketOf(name string) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.trash[name]
+}
+
+// loadTrash lists what was being deleted when the driver stopped.
 func (p *pool) loadTrash() error {
 	entries, err := fs.ReadDir(p.root.FS(), trashDir)
 	if err != nil {
 		return fmt.Errorf("list the trash: %w", err)
 	}
 	for _, e := range entries {
-		var lineage volume.ID
-		if id, ok := trashedID(e.Name()); ok {
-			if r, _, err := readRecord(p.root, trashDir+"/"+e.Name(), id); err == nil {
-				lineage = r.Lineage
-			}
-		}
-		p.trash[e.Name()] = lineage
+		p.trash[e.Name()] = 0
 	}
 	return nil
-}
-
-// trashedID is the id in a name of .trash, "<id>.<time>".
-func trashedID(name string) (volume.ID, bool) {
-	i := strings.LastIndexByte(name, '.')
-	if i < 0 {
-		return "", false
-	}
-	for _, kind := range []volume.Kind{volume.KindVolume, volume.KindSnapshot} {
-		if id, err := volume.ParseID(kind, name[:i]); err == nil {
-			return id, true
-		}
-	}
-	return "", false
 }

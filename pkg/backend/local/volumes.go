@@ -121,8 +121,8 @@ func (b *Backend) createEmpty(ctx context.Context, spec volume.Spec) (object, er
 		return object{}, err
 	}
 	id := volume.NewID(volume.KindVolume, p.id, spec.Name)
-	r := record{ID: id, Name: spec.Name, Size: size, Format: format, BirthSize: size, Lineage: id}
-	return p.build(ctx, "create-volume", r, func(dir *os.File) error {
+	r := record{ID: id, Name: spec.Name, Size: size, Format: format, BirthSize: size}
+	return p.build(ctx, "create-volume", r, "", func(dir *os.File) error {
 		return p.makeImage(ctx, dir, r)
 	})
 }
@@ -173,16 +173,17 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 	if size == o.Size {
 		return o.volume(), nil
 	}
-	if err := p.admit(ctx, id, size-o.Size, ""); err != nil {
-		if errors.Is(err, volume.ErrNoSpace) {
-			// Kubernetes takes RESOURCE_EXHAUSTED for passing and would never let
-			// the user lower the claim (external-resizer).
-			err = fmt.Errorf("%w: %v", volume.ErrOutOfRange, err)
-		}
-		return volume.Volume{}, fmt.Errorf("grow %s from %s to %s: %w", id, o.Size, size, err)
+	err = p.admit(ctx, id, size-o.Size, "")
+	if err == nil {
+		defer p.release(id)
+		err = p.withBallast(func() error { return p.grow(&o, size) })
 	}
-	defer p.release(id)
-	if err := p.withBallast(func() error { return p.grow(&o, size) }); err != nil {
+	if errors.Is(err, volume.ErrNoSpace) {
+		// Kubernetes takes RESOURCE_EXHAUSTED for passing and would never let the
+		// user lower the claim (external-resizer).
+		err = fmt.Errorf("%w: %v", volume.ErrOutOfRange, err)
+	}
+	if err != nil {
 		return volume.Volume{}, fmt.Errorf("grow %s from %s to %s: %w", id, o.Size, size, err)
 	}
 	return o.volume(), nil

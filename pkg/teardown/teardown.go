@@ -1,9 +1,10 @@
-// Package reboot takes mounts and loop devices away as the stop of a machine
-// does, so that a test can see what comes back after a start, and leave nothing
-// behind.
+// Package teardown takes mounts and loop devices away as the stop of a machine
+// does: for the demo to leave nothing behind however it ends, and for tests to
+// see what comes back after a start.
 //
-// It promises to touch nothing that is not below the directory it is given.
-package reboot
+// It promises to touch nothing that is not below the directory it is given, or
+// stacked on what is. The driver itself never uses it.
+package teardown
 
 import (
 	"context"
@@ -20,9 +21,9 @@ import (
 // poolImage is the name of a pool's image: its loop goes with the pool's mount.
 const poolImage = "/pool.img"
 
-// TearAway takes down all mounts and loop devices below dir, pools last. It fails
-// if something stays.
-func TearAway(dir string) error {
+// Below takes down all mounts and loop devices below dir, pools last. It fails if
+// something stays. ctx bounds each unmount.
+func Below(ctx context.Context, dir string) error {
 	root, err := mount.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -41,7 +42,7 @@ func TearAway(dir string) error {
 			pools = append(pools, mounts[i].Path)
 			continue
 		}
-		if err := root.Unmount(context.Background(), mounts[i].Path); err != nil {
+		if err := root.Unmount(ctx, mounts[i].Path); err != nil {
 			return err
 		}
 	}
@@ -49,7 +50,7 @@ func TearAway(dir string) error {
 		return err
 	}
 	for _, p := range pools {
-		if err := root.Unmount(context.Background(), p); err != nil {
+		if err := root.Unmount(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -64,19 +65,27 @@ func TearAway(dir string) error {
 	}
 }
 
-// LoopsBelow are the attached loop devices whose backing file is below dir.
+// LoopsBelow are the attached loop devices whose backing file is below dir, and
+// those that are stacked on such a device, which come first.
 func LoopsBelow(dir string) ([]loop.Info, error) {
 	all, err := loop.List()
 	if err != nil {
 		return nil, err
 	}
-	var out []loop.Info
+	var below, stacked []loop.Info
+	nodes := map[string]bool{}
 	for _, l := range all {
 		if strings.HasPrefix(l.BackingPath, dir+"/") {
-			out = append(out, l)
+			below = append(below, l)
+			nodes[fmt.Sprintf("/dev/loop%d", l.Index)] = true
 		}
 	}
-	return out, nil
+	for _, l := range all {
+		if nodes[l.BackingPath] {
+			stacked = append(stacked, l)
+		}
+	}
+	return append(stacked, below...), nil
 }
 
 // detachBelow detaches the loops of volumes, not those of pools, which their
