@@ -69,7 +69,8 @@ func (r *Root) OpenTarget(path string) (*Target, error) {
 //
 // It is volume.ErrInvalid if the path leads outside the root, has a symbolic
 // link, "..", a control character or an over-long part in it, and
-// volume.ErrPrecondition if something of another kind is there.
+// volume.ErrPrecondition if something of another kind is there, or if more than
+// one level is missing.
 func (r *Root) CreateTarget(path string, kind Kind) (*Target, error) {
 	rel, err := r.relative(path)
 	if err != nil {
@@ -117,8 +118,12 @@ func (r *Root) create(rel string, kind Kind) error {
 func (r *Root) createParent(rel string) (*os.File, error) {
 	dir := filepath.Dir(rel)
 	grand, name, err := r.openParent(dir)
+	if errors.Is(err, volume.ErrNotFound) {
+		// Not as ErrNotFound, which to the caller would mean the volume.
+		return nil, fmt.Errorf("%w: the parent directory is missing, and so is its own: make them", volume.ErrPrecondition)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("the parent directory is missing, and so is its own: %w", err)
+		return nil, err
 	}
 	defer grand.Close()
 	if err := unix.Mkdirat(int(grand.Fd()), name, 0o750); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -273,7 +273,7 @@ func TestPublishRefuses(t *testing.T) {
 		"a control character":      {edit(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = b.target("a\nb") }), volume.ErrInvalid},
 		"a name too long":          {edit(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = b.target(strings.Repeat("a", 300)) }), volume.ErrInvalid},
 		"a path of 5 MB":           {edit(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = b.target(strings.Repeat("a/", 5<<19)) }), volume.ErrInvalid},
-		"a missing parent of many": {edit(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = b.target("a/b/c/d") }), volume.ErrNotFound},
+		"a missing parent of many": {edit(func(r *csi.NodePublishVolumeRequest) { r.TargetPath = b.target("a/b/c/d") }), volume.ErrPrecondition},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := b.NodePublishVolume(t.Context(), tc.req)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -210,7 +211,8 @@ func (w *world) crashAt(op operation, name, point string) error {
 		return fmt.Errorf("set up: %w", err)
 	}
 	w.restart(point)
-	if err := op.call(ctx, s); err == nil {
+	inBackground := strings.HasPrefix(point, "empty-trash/") // the call may be answered before
+	if err := op.call(ctx, s); err == nil && !inBackground {
 		return fmt.Errorf("the call succeeded although the driver was to die in it")
 	}
 	if err := w.driver.WaitKilled(killWait); err != nil {

@@ -60,15 +60,18 @@ func operations() []operation {
 		createOf("create-xfs", xfsClaim),
 		createOf("create-block", blockClaim),
 		snapshotOf("snapshot-mounted", xfsClaim),
+		snapshotOf("snapshot-ext4", ext4Claim),
 		snapshotOf("snapshot-block", blockClaim),
 		restoreOf("restore", xfsClaim),
 		cloneOf("clone-mounted", xfsClaim),
+		cloneOf("clone-block", blockClaim),
 		expandOf("expand-xfs", xfsClaim, 600*volume.MiB),
 		expandOf("expand-block", blockClaim, 128*volume.MiB),
-		deleteVolume(),
+		deleteVolume("delete-ext4", ext4Claim),
+		deleteVolume("delete-block", blockClaim),
 		deleteSnapshot(),
 		startOf("start-ext4", ext4Claim, false),
-		startOf("start-ext4-larger", func(name string) orchestrator.Claim { return ext4Claim(name) }, false).growingFirst(128 * volume.MiB),
+		startOf("start-ext4-larger", ext4Claim, false).growingFirst(128 * volume.MiB),
 		startOf("start-block", blockClaim, false),
 		startOf("start-block-read-only", blockClaim, true),
 		stopOf("stop-xfs", xfsClaim, false),
@@ -242,11 +245,11 @@ func expandOf(name string, claim func(string) orchestrator.Claim, to volume.Byte
 	}
 }
 
-func deleteVolume() operation {
+func deleteVolume(name string, claim func(string) orchestrator.Claim) operation {
 	return operation{
-		name: "delete-volume",
+		name: name,
 		setUp: func(ctx context.Context, s *subject) error {
-			if err := withData(ext4Claim)(ctx, s); err != nil {
+			if err := withData(claim)(ctx, s); err != nil {
 				return err
 			}
 			return s.driver.Client.Stop(ctx, s.id, pod, s.claim)

@@ -167,6 +167,9 @@ func (p *pool) claim(ctx context.Context, reg registration, known bool, pc PoolC
 	if known && reg.Dir == pc.Dir && reg.Name == pc.Name {
 		return nil
 	}
+	if err := p.backend.cfg.Fault.At("pool/register"); err != nil {
+		return err
+	}
 	return register(p.backend.state, registration{PoolID: p.id, Name: pc.Name, Dir: pc.Dir, Image: pc.Size > 0, FSUUID: m.FSUUID})
 }
 
@@ -185,6 +188,9 @@ func (p *pool) makeLayout() (marker, error) {
 		return marker{}, fmt.Errorf("close the pool's directory to others: %w", err)
 	}
 	if err := p.store.commit(); err != nil {
+		return marker{}, err
+	}
+	if err := p.backend.cfg.Fault.At("pool/layout"); err != nil {
 		return marker{}, err
 	}
 	fsType, uuid := p.store.identity()
