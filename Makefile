@@ -1,0 +1,103 @@
+# Everything that is done to this tree by hand or by CI, one target each. The
+# targets set up what they need themselves; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
+BUILD := CGO_ENABLED=0 go build -trimpath
+
+# Programs that the driver runs, and more that the tests do.
+RUN_PROGRAMS := mkfs.btrfs mkfs.xfs mkfs.ext4 e2fsck resize2fs
+TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git
+
+GOLANGCI_VERSION := v2.15.0
+LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+
+.PHONY: help
+help: ## print the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s $$'\t' 2>/dev/null || \
+	  sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1: \2/p' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: packages build ## the life of a volume on a throw-away pool, with times (root; installs what it needs)
+	@bin/driver demo
+
+.PHONY: build
+build: ## bin/driver, a static binary
+	@$(BUILD) -ldflags '-X main.version=$(VERSION)' -o bin/driver ./cmd/driver
+
+.PHONY: dev
+dev: packages build ## a running driver on a throw-away pool; Ctrl-C removes it (root)
+	@hack/dev.sh bin/driver
+
+.PHONY: test
+test: test-packages bin/summary ## everything that this machine can test, counted in the last line
+	@mkdir -p dist
+	@hack/test.sh unit race root | bin/summary -out dist/test-summary
+
+.PHONY: test-unit
+test-unit: bin/summary ## the tests that need nothing but Go
+	@hack/test.sh unit | bin/summary
+
+.PHONY: test-race
+test-race: test-packages bin/summary ## unit tests under the race detector (needs gcc)
+	@hack/test.sh race | bin/summary
+
+.PHONY: test-root
+test-root: test-packages bin/summary ## tests on real loop devices and filesystems (root)
+	@hack/test.sh root | bin/summary
+
+.PHONY: sanity
+sanity: test-packages bin/summary ## csi-sanity against the driver on real pools (root)
+	@hack/test.sh sanity | bin/summary
+
+.PHONY: fault
+fault: test-packages bin/summary ## kill the driver at every step of every operation (root)
+	@hack/test.sh fault | bin/summary
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@FUZZTIME=$(FUZZTIME) hack/fuzz.sh
+
+.PHONY: bench
+bench: test-packages ## the benchmarks, for BENCHTIME (1s) each (root)
+	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 go test -run '^$$' -bench . -benchtime $(BENCHTIME) -p 1 -timeout 60m \
+	  $$(grep -rlE '^func Benchmark' --include='*_test.go' cmd pkg test | xargs -n1 dirname | sort -u | sed 's#^#./#')
+
+.PHONY: lint
+lint: $(LINTER) ## golangci-lint, built here once
+	@$(LINTER) run --timeout 20m
+
+.PHONY: verify
+verify: $(LINTER) build ## formatting, vet, lint, documents against the code, go.mod, static binary
+	@hack/verify.sh $(LINTER) bin/driver
+
+.PHONY: image
+image: build ## dist/holdfast-image.tar, a container image made without a container engine (root)
+	@hack/image-rootfs.sh bin/driver dist/rootfs
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) go run ./hack/archive -rootfs dist/rootfs -tag holdfast:$(VERSION) -out dist/holdfast-image.tar
+
+.PHONY: clean
+clean: ## remove what was built
+	@rm -rf bin dist
+
+.PHONY: packages test-packages
+packages:
+	@hack/install-packages.sh $(RUN_PROGRAMS)
+test-packages:
+	@hack/install-packages.sh $(TEST_PROGRAMS)
+
+.PHONY: bin/summary
+bin/summary:
+	@$(BUILD) -o $@ ./test/summary
+
+$(LINTER):
+	@echo "building golangci-lint $(GOLANGCI_VERSION); the first time this takes some minutes"
+	@GOBIN=$(CURDIR)/bin/tools CGO_ENABLED=0 go install -trimpath github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv bin/tools/golangci-lint $@

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Runs the tests and writes what go test -json says about them to standard
+# output, for test/summary, with a line of its own around each run.
+#
+#   hack/test.sh unit|race|root|sanity|fault... | bin/summary
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Packages of this module whose tests import any of the packages given.
+importing() {
+  local want
+  want=$(printf '%s\n' "$@")
+  go list -f '{{$p := .ImportPath}}{{range .TestImports}}{{$p}} {{.}}
+{{end}}{{range .XTestImports}}{{$p}} {{.}}
+{{end}}' ./... | while read -r package import; do
+    if grep -qxF "$import" <<<"$want"; then echo "$package"; fi
+  done | sort -u
+}
+
+module=$(go list -m)
+status=0
+
+# run NAME ENV... -- ARGUMENTS of go test.
+run() {
+  local name=$1 rc=0
+  local settings=()
+  shift
+  while [ "$1" != -- ]; do
+    settings+=("$1")
+    shift
+  done
+  shift
+  echo "summary: pass $name"
+  env "${settings[@]}" go test -json "$@" || rc=$?
+  echo "summary: exit $rc"
+  [ $rc -eq 0 ] || status=1
+}
+
+race() {
+  if ! command -v gcc >/dev/null; then
+    echo "summary: skip race detector: it needs a C compiler (gcc)"
+    return
+  fi
+  run "race detector" CGO_ENABLED=1 -- -race -timeout 15m ./pkg/...
+}
+
+root() {
+  local packages
+  mapfile -t packages < <(importing "$module/test/roottest")
+  # One package at a time: a mount namespace that is copied while a test runs
+  # pins that test's loop devices.
+  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 40m "${packages[@]}"
+}
+
+for pass in "$@"; do
+  case $pass in
+    unit) run "unit tests" CGO_ENABLED=0 -- -timeout 10m ./... ;;
+    race) race ;;
+    root) root ;;
+    *) run "test/$pass" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 40m "./test/$pass/..." ;;
+  esac
+done
+exit $status

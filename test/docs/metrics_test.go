@@ -1,0 +1,148 @@
+package docs
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
+)
+
+// startDriver runs a driver with a pool that is not there, which needs no root,
+// and returns the address of its metrics.
+func startDriver(t *testing.T) (address string) {
+	t.Helper()
+	// The path of a unix socket is short; that of a test's directory may not be.
+	dir, err := os.MkdirTemp("", "docs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, name := range []string{"kubelet", "state", "pool"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address = freeAddress(t)
+	socket := filepath.Join(dir, "csi.sock")
+	cmd := exec.Command(buildDriver(t), "--endpoint=unix://"+socket, "--node-id=docs", "--kubelet-dir="+filepath.Join(dir, "kubelet"),
+		"--state-dir="+filepath.Join(dir, "state"), "--pool="+filepath.Join(dir, "pool"), "--http-endpoint="+address)
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Errorf("the driver ended with %v:\n%s", err, log.String())
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	client, err := orchestrator.Dial(ctx, socket, filepath.Join(dir, "kubelet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+var (
+	typeLine  = regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`)
+	labelName = regexp.MustCompile(`(\w+)="`)
+)
+
+func TestMetricsAreDocumented(t *testing.T) {
+	address := startDriver(t)
+	page := get(t, "http://"+address+"/metrics")
+	if got := get(t, "http://"+address+"/healthz"); got != "ok\n" {
+		t.Errorf("/healthz says %q", got)
+	}
+
+	// By metric: its type, and its labels in order.
+	want, got := map[string]string{}, map[string]string{}
+	for _, m := range typeLine.FindAllStringSubmatch(page, -1) {
+		want[m[1]] = m[2] + " " + labelsOf(page, m[1])
+	}
+	for _, row := range rows(t, readFile(t, "docs/reference/metrics.md")) {
+		got[row[0]] = row[1] + " " + sorted(strings.Split(row[2], ", "))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("metrics.md differs from /metrics (-driver +document):\n%s", diff)
+	}
+}
+
+// labelsOf are the labels that the samples of a metric bear; le is Prometheus'
+// own, for the buckets of a histogram.
+func labelsOf(page, metric string) string {
+	names := map[string]bool{}
+	for line := range strings.Lines(page) {
+		if !strings.HasPrefix(line, metric+"{") && !strings.HasPrefix(line, metric+"_") {
+			continue
+		}
+		for _, m := range labelName.FindAllStringSubmatch(line, -1) {
+			names[m[1]] = true
+		}
+	}
+	delete(names, "le")
+	list := make([]string, 0, len(names))
+	for name := range names {
+		list = append(list, name)
+	}
+	return sorted(list)
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for ; ; time.Sleep(20 * time.Millisecond) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil && ctx.Err() == nil {
+			continue // CSI may be served a moment before HTTP
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s, %v", url, resp.Status, err)
+		}
+		return string(body)
+	}
+}

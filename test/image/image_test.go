@@ -1,0 +1,140 @@
+package image
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/test/roottest"
+)
+
+func TestMain(m *testing.M) { roottest.Main(m) }
+
+// repository is the top of the tree, seen from this package.
+const repository = "../.."
+
+// newRootFS assembles the root filesystem, with the driver of this tree.
+func newRootFS(t *testing.T) string {
+	t.Helper()
+	roottest.Require(t)
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		t.Skip("the image is made of Debian packages: apt-get is not here")
+	}
+	dir := t.TempDir()
+	driver, root := filepath.Join(dir, "driver"), filepath.Join(dir, "rootfs")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-X main.version=image-test", "-o", driver, "./cmd/driver")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	assemble := exec.CommandContext(t.Context(), "hack/image-rootfs.sh", driver, root)
+	for _, cmd := range []*exec.Cmd{build, assemble} {
+		cmd.Dir = repository
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", cmd, err, out)
+		}
+	}
+	return root
+}
+
+// bind shows a directory of this machine inside the root filesystem.
+func bind(t *testing.T, root, dir string) {
+	t.Helper()
+	at := filepath.Join(root, dir)
+	if err := syscall.Mount(dir, at, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+		t.Fatalf("bind %s: %v", dir, err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unbind %s: %v", dir, err)
+		}
+	})
+}
+
+// run runs a program of the root filesystem with that as its whole world.
+func run(ctx context.Context, root string, argv ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// Interrupted, the demo cleans up.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = 30 * time.Second
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestImage(t *testing.T) {
+	root := newRootFS(t)
+	t.Run("has nothing but what it needs", func(t *testing.T) { hasNothingElse(t, root) })
+	t.Run("has all that the driver needs", func(t *testing.T) { livesThrough(t, root) })
+}
+
+// livesThrough runs each program, and the demo.
+func livesThrough(t *testing.T, root string) {
+	for program, flag := range map[string]string{
+		"/driver": "version", "/sbin/mkfs.btrfs": "--version", "/sbin/mkfs.ext4": "-V", "/sbin/mkfs.xfs": "-V", "/sbin/e2fsck": "-V",
+	} {
+		if out, err := run(t.Context(), root, program, flag); err != nil || out == "" {
+			t.Errorf("%s %s: %v\n%s", program, flag, err, out)
+		}
+	}
+	// It has no flag for its version, and says so with its usage.
+	if out, _ := run(t.Context(), root, "/sbin/resize2fs"); !strings.Contains(out, "Usage: /sbin/resize2fs") {
+		t.Errorf("resize2fs does not start:\n%s", out)
+	}
+
+	for _, dir := range []string{"/dev", "/proc", "/sys"} {
+		bind(t, root, dir)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	out, err := run(ctx, root, "/driver", "demo", "--data=32Mi")
+	if err != nil {
+		t.Fatalf("the demo in the image: %v\n%s", err, out)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "var/tmp")); err != nil || len(left) > 0 {
+		t.Errorf("the demo left %v, %v", left, err)
+	}
+}
+
+// hasNothingElse looks at the programs, and for the licence of each package.
+func hasNothingElse(t *testing.T, root string) {
+	var programs []string
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, root)
+		if info.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+			t.Errorf("%s is setuid or setgid", name)
+		}
+		if info.Mode().IsRegular() && info.Mode()&0o111 != 0 && !strings.Contains(name, "/lib") {
+			programs = append(programs, name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "/driver /sbin/e2fsck /sbin/mkfs.btrfs /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/resize2fs"
+	if got := strings.Join(programs, " "); got != want {
+		t.Errorf("the programs in the image are %s, want %s", got, want)
+	}
+	list, err := os.ReadFile(filepath.Join(root, "usr/share/doc/packages"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(list)) {
+		name, _, _ := strings.Cut(line, " ")
+		if _, err := os.Stat(filepath.Join(root, "usr/share/doc", name, "copyright")); err != nil {
+			t.Errorf("the licence of %s is missing: %v", name, err)
+		}
+	}
+}
