@@ -64,17 +64,18 @@ func (o *Options) add(t volume.FSType, allowed map[string]rule, flag string) err
 	if flag == "" {
 		return nil
 	}
+	// Values are sensitive (CSI spec, MountVolume.mount_flags): no error shows one.
 	key, value, hasValue := strings.Cut(flag, "=")
 	r, ok := allowed[key]
 	if !ok {
-		return refuse(t, allowed, flag)
+		return refuse(t, allowed, key)
 	}
 	if r.values == nil {
 		if hasValue {
-			return fmt.Errorf("%w: mount option %q takes no value", volume.ErrInvalid, flag)
+			return fmt.Errorf("%w: mount option %q takes no value", volume.ErrInvalid, key)
 		}
 	} else if why := r.values(value); why != "" {
-		return fmt.Errorf("%w: mount option %q: %s", volume.ErrInvalid, flag, why)
+		return fmt.Errorf("%w: mount option %q: %s", volume.ErrInvalid, key, why)
 	}
 	if r.attr != nil {
 		o.Attr = r.attr(o.Attr)
@@ -100,18 +101,18 @@ func (o *Options) set(allowed map[string]rule, option mount.Option) {
 	o.Super = append(o.Super, option)
 }
 
-func refuse(t volume.FSType, allowed map[string]rule, flag string) error {
+// refuse is why an option is not allowed, by its name alone.
+func refuse(t volume.FSType, allowed map[string]rule, key string) error {
 	shown := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return unicode.ReplacementChar
 		}
 		return r
-	}, flag)
+	}, key)
 	if len(shown) > 100 {
 		shown = strings.ToValidUTF8(shown[:100], "") + "..."
 	}
 	why := ""
-	key, _, _ := strings.Cut(flag, "=")
 	if reason := refusal(key); reason != "" {
 		why = " (" + reason + ")"
 	}

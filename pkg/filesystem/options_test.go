@@ -85,6 +85,17 @@ func TestMountFlagsThatAreNotAllowedAreRefusedWithAReason(t *testing.T) {
 	}
 }
 
+func TestNoErrorShowsTheValueOfAFlag(t *testing.T) {
+	for _, flag := range []string{
+		"password=secret", "ro,password=secret", "password=sec\tret", "password=secret" + strings.Repeat("x", 200), "password=\"secret\"", "data=secret", "noatime=secret",
+	} {
+		_, err := filesystem.ParseMountFlags(volume.Ext4, []string{flag})
+		if !errors.Is(err, volume.ErrInvalid) || strings.Contains(err.Error(), "sec") {
+			t.Errorf("%.40q: %v", flag, err)
+		}
+	}
+}
+
 func FuzzMountFlags(f *testing.F) {
 	for _, s := range []string{"ro", "noatime,data=ordered", "loop=/dev/sda", "X-mount.mkdir=0777", "logbsize=32k", "ro,,rw", "commit=5,commit=6"} {
 		f.Add(s, "exec")

@@ -67,7 +67,7 @@ func TestHostilePathsAreRefusedAndNothingIsTouched(t *testing.T) {
 		{"a huge path", dir + "/" + strings.Repeat("x/", 5<<19), volume.ErrInvalid},
 		{"a file on the way", dir + "/file/target", volume.ErrPrecondition},
 		{"a file at the end", dir + "/file", volume.ErrPrecondition},
-		{"two missing levels", dir + "/pods/a/b/target", volume.ErrNotFound},
+		{"two missing levels", dir + "/pods/a/b/target", volume.ErrPrecondition},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			target, err := root.CreateTarget(c.path, mount.Dir)

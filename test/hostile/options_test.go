@@ -22,7 +22,7 @@ func hostileFlags() []string {
 		"user", "users", "owner", "group", "helper=/bin/sh", "uhelper=evil", "_netdev", "auto", "nofail", "comment=x", "uid=0", "gid=0", "umask=0", "mode=0777",
 		"errors=panic", "errors=continue", "errors=remount-ro,errors=panic", "abort", "debug", "sb=32768", "journal_path=/etc/passwd", "journal_dev=0x700", "journal_ioprio=0",
 		"test_dummy_encryption", "inlinecrypt", "init_itable=0", "usrjquota=aquota.user,jqfmt=vfsv0", "quota", "prjquota", "resuid=0", "nobarrier", "barrier=0", "data=", "data=ordered=x",
-		"data=journal,loop=/dev/loop0", "commit=0", "commit=-1", "commit=+5", "commit=5 ", "commit=99999999999999999999", "commit", "dax", "dax=always", "discard", "block_validity",
+		"data=journal,loop=/dev/loop0", "commit=0", "commit=-1", "commit=+5", "commit=99999999999999999999", "commit", "dax", "dax=always", "discard", "block_validity",
 		"logdev=/dev/loop0", "rtdev=/dev/loop0", "allocsize=0", "logbufs=99", "lowerdir=/,upperdir=/tmp", "fd=3", "size=1g",
 		"noatime=1", "ro=", "=ro", "=", "ro;suid", "ro suid", "ro\nsuid", "ro\rsuid", "ro\vsuid", "ro\x00suid", "ro\x1b[2J", "ro\u0085suid", "ro\\054suid", "ro%2Csuid", "-o", "--bind", "-o suid",
 		"ro" + notText, strings.Repeat("noatime,", 600), strings.Repeat("x", 4096), strings.Repeat("y", 5<<20),

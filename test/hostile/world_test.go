@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/loop"
@@ -153,7 +152,12 @@ func demandUnchanged(t *testing.T, box *harness.Box, before []string, after stri
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("after %s something is not as it was (-before +now):\n%s", after, cmp.Diff(before, now))
+			t.Fatalf("after %s something is not as it was:\nbefore: %s\nnow: %s", after, strings.Join(missing(before, now), "\n\t"), strings.Join(missing(now, before), "\n\t"))
 		}
 	}
+}
+
+// missing are the lines of a that are not in b.
+func missing(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(line string) bool { return slices.Contains(b, line) })
 }

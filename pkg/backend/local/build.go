@@ -115,6 +115,7 @@ func (p *pool) indexFromDisk(id volume.ID) (object, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.objects[id] = &o
+	delete(p.rotten, id)
 	delete(p.promised, id)
 	return o, nil
 }
@@ -124,7 +125,7 @@ func (p *pool) indexFromDisk(id volume.ID) (object, error) {
 // there is none.
 func (p *pool) existing(id volume.ID) (o object, ok bool, err error) {
 	if o, ok := p.lookup(id); ok {
-		return o, true, nil
+		return o, true, o.damage
 	}
 	o, err = p.loadObject(id)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -161,15 +162,20 @@ func (p *pool) loadObject(id volume.ID) (object, error) {
 	if err != nil {
 		return object{}, fmt.Errorf("look at the image of %s: %w", id, err)
 	}
-	if size := volume.Bytes(st.Size()); previous && size > r.Size {
+	size := volume.Bytes(st.Size())
+	if previous && size > r.Size {
 		// The current record is damaged and may have acknowledged this size.
 		r.Size = size / volume.Alignment * volume.Alignment
+	}
+	var damage error
+	if size < r.Size {
+		damage = cutShort(id, size, r.Size)
 	}
 	copied, err := p.copiedData(dir)
 	if err != nil {
 		return object{}, err
 	}
-	return object{record: r, dir: dir, copied: copied}, nil
+	return object{record: r, dir: dir, copied: copied, damage: damage}, nil
 }
 
 func (p *pool) copiedData(name string) (bool, error) {

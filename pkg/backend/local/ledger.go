@@ -35,13 +35,17 @@ func withReserve(n volume.Bytes) volume.Bytes { return n + n/4 }
 // the pool cannot keep it, after the trash has been emptied if that could help.
 func (p *pool) admit(ctx context.Context, id volume.ID, size volume.Bytes, source volume.ID) error {
 	err := p.tryAdmit(id, size, source)
-	if !errors.Is(err, volume.ErrNoSpace) || !p.hasTrash() {
+	if !errors.Is(err, volume.ErrNoSpace) {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, trashWait)
 	defer cancel()
 	if terr := p.emptyTrash(wait); terr != nil {
 		return fmt.Errorf("%w (deleted volumes are still being freed, try again: %v)", err, terr)
+	}
+	// What others freed counts only from the next commit on.
+	if cerr := p.store.commit(); cerr != nil {
+		return errors.Join(err, cerr)
 	}
 	return p.tryAdmit(id, size, source)
 }

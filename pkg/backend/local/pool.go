@@ -43,7 +43,8 @@ type pool struct {
 	// mu guards the index and the promises.
 	mu       sync.Mutex
 	objects  map[volume.ID]*object
-	trash    map[string]uint64 // directory in .trash -> ticket of store.waitFreed, 0 if none yet
+	rotten   map[volume.ID]error // what has no readable record, and why
+	trash    map[string]uint64   // directory in .trash -> ticket of store.waitFreed, 0 if none yet
 	promised map[volume.ID]volume.Bytes
 }
 
@@ -52,6 +53,9 @@ type object struct {
 	record
 	dir    string // relative to the pool's root
 	copied bool   // see store.copied
+	// damage is why the object can only be deleted: its image is not what the
+	// record says. nil if all is well.
+	damage error
 }
 
 func objectDir(id volume.ID) string {
@@ -118,7 +122,7 @@ func (b *Backend) openDir(dir, name string) (*pool, error) {
 	}
 	p := &pool{
 		name: name, backend: b, root: root, kick: make(chan struct{}, 1),
-		objects: map[volume.ID]*object{}, trash: map[string]uint64{}, promised: map[volume.ID]volume.Bytes{},
+		objects: map[volume.ID]*object{}, rotten: map[volume.ID]error{}, trash: map[string]uint64{}, promised: map[volume.ID]volume.Bytes{},
 	}
 	p.dir, err = root.Open(".")
 	if err != nil {
@@ -258,11 +262,15 @@ func (p *pool) lookup(id volume.ID) (object, bool) {
 }
 
 func (p *pool) find(id volume.ID) (object, error) {
-	o, ok := p.lookup(id)
-	if !ok {
-		return object{}, fmt.Errorf("%w: %s in pool %s", volume.ErrNotFound, id, p.name)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o, ok := p.objects[id]; ok {
+		return *o, o.damage
 	}
-	return o, nil
+	if err := p.rotten[id]; err != nil {
+		return object{}, fmt.Errorf("%s is damaged and not served: %w", id, err)
+	}
+	return object{}, fmt.Errorf("%w: %s in pool %s", volume.ErrNotFound, id, p.name)
 }
 
 // openObject opens the directory of an object.
@@ -282,10 +290,15 @@ func (p *pool) openImage(o object, flags uint64) (*os.File, error) {
 	}
 	st, err := f.Stat()
 	if err == nil && (!st.Mode().IsRegular() || st.Size() < int64(o.Size)) {
-		err = fmt.Errorf("%w: the image of %s has %d bytes, its record says %d; it was cut by something else; restore a snapshot", volume.ErrDataLoss, o.ID, st.Size(), o.Size)
+		err = cutShort(o.ID, volume.Bytes(st.Size()), o.Size)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// cutShort is the error for an image that is shorter than its record says.
+func cutShort(id volume.ID, have, want volume.Bytes) error {
+	return fmt.Errorf("%w: the image of %s has %d bytes, its record says %d; it was cut by something else; restore a snapshot", volume.ErrDataLoss, id, have, want)
 }

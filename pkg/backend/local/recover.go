@@ -76,7 +76,11 @@ func (p *pool) loadEntry(dir, name string, kind volume.Kind) error {
 	o, err := p.loadObject(id)
 	if err != nil {
 		p.backend.cfg.Notice(fmt.Sprintf("pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, err))
+		p.rotten[id] = err
 		return nil
+	}
+	if o.damage != nil {
+		p.backend.cfg.Notice(fmt.Sprintf("pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, o.damage))
 	}
 	p.objects[id] = &o
 	return nil

@@ -85,7 +85,7 @@ func (p *pool) inspectObjects(dir string, kind volume.Kind, st *PoolStatus) erro
 		o, err := p.loadObject(id)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // deleted while we looked
-		case err != nil:
+		case err != nil || o.damage != nil:
 			st.Damaged++
 		case kind == volume.KindSnapshot:
 			st.Snapshots++

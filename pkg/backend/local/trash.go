@@ -33,7 +33,11 @@ func (b *Backend) delete(ctx context.Context, op string, kind volume.Kind, id vo
 			return err
 		}
 	}
-	if err := p.withBallast(func() error { return p.toTrash(op, id) }); err != nil {
+	err = p.withBallast(func() error { return p.toTrash(op, id) })
+	if errors.Is(err, volume.ErrNoSpace) {
+		err = p.deleteInPlace(id)
+	}
+	if err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	select {
@@ -72,6 +76,26 @@ func (p *pool) toTrash(op string, id volume.ID) error {
 	return nil
 }
 
+// deleteInPlace is the way out when not even the metadata of a rename finds room:
+// for unlinking and for destroying a subvolume btrfs keeps a reserve. Without its
+// record the object does not exist any more, durably; a crash before the rest is
+// gone leaves it to quarantine.
+func (p *pool) deleteInPlace(id volume.ID) error {
+	dir := objectDir(id)
+	for _, name := range []string{recordFile(id.Kind()) + previousSuffix, recordFile(id.Kind())} {
+		if err := p.root.Remove(dir + "/" + name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove its record from a full pool: %w", err)
+		}
+	}
+	p.mu.Lock()
+	delete(p.objects, id)
+	p.mu.Unlock()
+	if err := p.discard(dir); err != nil {
+		return err
+	}
+	return p.store.commit()
+}
+
 // checkReadable refuses to delete what is there and cannot be read: a person may
 // still save something of it.
 func (p *pool) checkReadable(id volume.ID) error {
@@ -83,12 +107,6 @@ func (p *pool) checkReadable(id volume.ID) error {
 		return nil
 	}
 	return fmt.Errorf("%w; it is not deleted: save what can be saved and remove %s from the pool by hand", err, objectDir(id))
-}
-
-func (p *pool) hasTrash() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.trash) > 0
 }
 
 // tidy does what is left over: empties the trash, restores the ballast.

@@ -34,7 +34,7 @@ func collect[T any](b *Backend, kind volume.Kind, convert func(record) T) []T {
 	for _, p := range b.available() {
 		p.mu.Lock()
 		for id, o := range p.objects {
-			if id.Kind() == kind {
+			if id.Kind() == kind && o.damage == nil {
 				found = append(found, o.record)
 			}
 		}
