@@ -43,7 +43,7 @@ func (o *options) flags() *pflag.FlagSet {
 	fs.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's directory; staging and target paths outside it are refused")
 	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "host:port for /metrics and /healthz; empty for none")
 	fs.DurationVar(&o.freezeTimeout, "freeze-timeout", local.DefaultFreezeTimeout, "how long a filesystem may stay frozen for a snapshot before it is thawed and the snapshot fails")
-	fs.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 changes and problems, 1 reads too")
+	fs.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 changes and problems, 1 reads too, 2 every request and answer without its secrets")
 	o.pools.add(fs)
 	return fs
 }

@@ -53,7 +53,10 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 
 func newLogger(verbosity int) *slog.Logger {
 	level := slog.LevelInfo
-	if verbosity > 0 {
+	switch {
+	case verbosity > 1:
+		level = rpc.LevelTrace
+	case verbosity > 0:
 		level = slog.LevelDebug
 	}
 	logger := slog.New(rpc.RedactHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))

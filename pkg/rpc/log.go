@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// The keys of a log line. There are no others.
+// The keys of the lines that this package writes. There are no others.
 const (
 	KeyMethod   = "method"   // CSI method, such as CreateVolume
 	KeyVolume   = "volume"   // volume id

@@ -139,7 +139,7 @@ func (b *Box) TryStart(failpoint string) (*Driver, error) {
 		return nil, err
 	}
 	argv := append([]string{}, b.Wrap...)
-	argv = append(argv, binary, "serve", "--endpoint=unix://"+b.socket, "--node-id=node-1", "-v=1",
+	argv = append(argv, binary, "serve", "--endpoint=unix://"+b.socket, "--node-id=node-1", "-v=2",
 		"--kubelet-dir="+b.Kubelet(), "--state-dir="+b.State())
 	argv = append(argv, b.Flags...)
 	d := &Driver{t: b.t, done: make(chan struct{}), log: &journal{}}
