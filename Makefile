@@ -18,6 +18,7 @@ LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
+BENCH_PAGE ?= docs/reference/performance.md
 
 .PHONY: help
 help: ## print the targets
@@ -66,7 +67,11 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 	@FUZZTIME=$(FUZZTIME) hack/fuzz.sh
 
 .PHONY: bench
-bench: test-packages ## the benchmarks, for BENCHTIME (1s) each (root)
+bench: test-packages ## measure the driver and write BENCH_PAGE (docs/reference/performance.md; root)
+	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 HOLDFAST_BENCH=$(abspath $(BENCH_PAGE)) go test -count=1 -v -timeout 60m ./test/bench
+
+.PHONY: bench-parts
+bench-parts: test-packages ## the benchmarks of single packages, for BENCHTIME (1s) each (root)
 	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 go test -run '^$$' -bench . -benchtime $(BENCHTIME) -p 1 -timeout 60m \
 	  $$(grep -rlE '^func Benchmark' --include='*_test.go' cmd pkg test | xargs -n1 dirname | sort -u | sed 's#^#./#')
 

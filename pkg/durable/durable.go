@@ -79,8 +79,8 @@ func writeSynced(root *os.Root, name string, data []byte) (*os.File, error) {
 // Rename renames a file or directory and makes that durable. What is renamed
 // must have been synced before.
 func Rename(root *os.Root, from, to string) error {
-	if err := root.Rename(from, to); err != nil {
-		return fmt.Errorf("rename %s to %s: %w", from, to, err)
+	if err := Move(root, from, to); err != nil {
+		return err
 	}
 	if err := SyncDir(root, path.Dir(to)); err != nil {
 		return err
@@ -89,6 +89,16 @@ func Rename(root *os.Root, from, to string) error {
 		return nil
 	}
 	return SyncDir(root, path.Dir(from))
+}
+
+// Move renames a file or directory and leaves it to the caller to make that
+// durable: by a commit of the whole filesystem, or by another function of this
+// package on the same directory.
+func Move(root *os.Root, from, to string) error {
+	if err := root.Rename(from, to); err != nil {
+		return fmt.Errorf("rename %s to %s: %w", from, to, err)
+	}
+	return nil
 }
 
 // Remove removes a file or an empty directory and makes that durable. One that

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +14,13 @@ import (
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
-func TestMain(m *testing.M) { roottest.Main(m) }
+func TestMain(m *testing.M) {
+	if root := os.Getenv(rootEnv); root != "" {
+		fmt.Fprintln(os.Stderr, become(root, os.Args[1:]))
+		os.Exit(1)
+	}
+	roottest.Main(m)
+}
 
 // repository is the top of the tree, seen from this package.
 const repository = "../.."
@@ -39,31 +46,51 @@ func newRootFS(t *testing.T) string {
 	return root
 }
 
-// bind shows a directory of this machine inside the root filesystem.
-func bind(t *testing.T, root, dir string) {
+// bind shows a directory of this machine at another place, too.
+func bind(t *testing.T, dir, at string) {
 	t.Helper()
-	at := filepath.Join(root, dir)
 	if err := syscall.Mount(dir, at, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
-		t.Fatalf("bind %s: %v", dir, err)
+		t.Fatalf("bind %s to %s: %v", dir, at, err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unbind %s: %v", dir, err)
+			t.Errorf("unbind %s: %v", at, err)
 		}
 	})
 }
 
+// rootEnv makes this binary a program of the root filesystem that it names.
+const rootEnv = "HOLDFAST_IMAGE_ROOT"
+
 // run runs a program of the root filesystem with that as its whole world.
 func run(ctx context.Context, root string, argv ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", argv...)
+	cmd.Env = []string{rootEnv + "=" + root}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	// Interrupted, the demo cleans up.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = 30 * time.Second
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// become makes root the root of this process' mount namespace, as a container
+// runtime does (pivot_root(2), NOTES), and the process the program argv[0] in it.
+// It returns only if that fails.
+func become(root string, argv []string) error {
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := syscall.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("make %s the root: %w", root, err)
+	}
+	if err := syscall.Unmount(".", syscall.MNT_DETACH); err != nil {
+		return fmt.Errorf("let the old root go: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	return fmt.Errorf("run %s: %w", argv[0], syscall.Exec(argv[0], argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}))
 }
 
 func TestImage(t *testing.T) {
@@ -74,6 +101,10 @@ func TestImage(t *testing.T) {
 
 // livesThrough runs each program, and the demo.
 func livesThrough(t *testing.T, root string) {
+	bind(t, root, root) // pivot_root wants a mount point
+	for _, dir := range []string{"/dev", "/proc", "/sys"} {
+		bind(t, dir, filepath.Join(root, dir))
+	}
 	for program, flag := range map[string]string{
 		"/driver": "version", "/sbin/mkfs.btrfs": "--version", "/sbin/mkfs.ext4": "-V", "/sbin/mkfs.xfs": "-V", "/sbin/e2fsck": "-V",
 	} {
@@ -86,9 +117,6 @@ func livesThrough(t *testing.T, root string) {
 		t.Errorf("resize2fs does not start:\n%s", out)
 	}
 
-	for _, dir := range []string{"/dev", "/proc", "/sys"} {
-		bind(t, root, dir)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	out, err := run(ctx, root, "/driver", "demo", "--data=32Mi")

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -96,8 +97,8 @@ func (p *pool) fillStaging(ctx context.Context, op, staging string, r record, fi
 // filesystem is stronger than syncing both directories, and on btrfs no slower.
 // renamed is called between the two.
 func (p *pool) rename(from, to string, renamed func() error) error {
-	if err := p.root.Rename(from, to); err != nil {
-		return fmt.Errorf("rename %s to %s: %w", from, to, err)
+	if err := durable.Move(p.root, from, to); err != nil {
+		return err
 	}
 	if err := renamed(); err != nil {
 		return err
@@ -127,7 +128,7 @@ func (p *pool) existing(id volume.ID) (o object, ok bool, err error) {
 	if o, ok := p.lookup(id); ok {
 		return o, true, o.damage
 	}
-	o, err = p.loadObject(id)
+	_, err = p.loadObject(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return object{}, false, nil
 	}

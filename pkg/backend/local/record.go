@@ -120,7 +120,7 @@ func writeRecord(root *os.Root, dir string, r record) error {
 	name := path.Join(dir, recordFile(r.ID.Kind()))
 	_, generation, err := readRecordFile(root, name, r.ID)
 	if err == nil {
-		if err := root.Rename(name, name+previousSuffix); err != nil {
+		if err := durable.Move(root, name, name+previousSuffix); err != nil {
 			return fmt.Errorf("keep the previous record of %s: %w", r.ID, err)
 		}
 	} else if _, before, perr := readRecordFile(root, name+previousSuffix, r.ID); perr == nil {
