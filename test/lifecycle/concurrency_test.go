@@ -207,7 +207,10 @@ func conflictingCalls(s *site) {
 			mu.Lock()
 			counts[status.Code(err)]++
 			mu.Unlock()
-			if code := status.Code(err); code != codes.OK && code != codes.Aborted {
+			switch status.Code(err) {
+			case codes.OK, codes.Aborted:
+			case codes.ResourceExhausted: // chance made more clones than the pool can promise
+			default:
 				return err
 			}
 		}
