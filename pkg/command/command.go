@@ -28,16 +28,28 @@ const (
 // unprivileged user does not have the sbin directories.
 const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Runner runs one program to its end.
+// Runner runs one program.
 type Runner interface {
 	// Run runs argv[0], found in PATH unless it is an absolute path, and returns
 	// what it printed to its standard output, also when it fails. The error is an
 	// *Error; it wraps the context's error if that is what ended the program.
 	Run(ctx context.Context, argv ...string) (stdout []byte, err error)
+
+	// RunToEnd is Run for a program that changes target in place, and would leave
+	// it broken if it were killed: it never is. When ctx ends, the caller gets an
+	// error that wraps ErrRunning and the context's error, and the program goes on.
+	// There is one such program at a time for each name of a target: the next one
+	// waits for it, as long as its ctx lets it.
+	//
+	// The program has target open until it ends. target stays the caller's.
+	RunToEnd(ctx context.Context, target *os.File, argv ...string) (stdout []byte, err error)
 }
 
 // Exec is the Runner that runs real programs.
-type Exec struct{ path string }
+type Exec struct {
+	path string
+	work work
+}
 
 // New reads PATH once; it starts nothing.
 func New() *Exec {
@@ -54,26 +66,19 @@ func New() *Exec {
 // cannot kill (it waits for a disk) is left behind after a few seconds and the
 // error says so. More than 4 MiB of output is an error.
 //
-// A program outlives a driver that is killed: half a resize would be worse.
+// Whoever kills this process alone leaves the program behind.
 func (e *Exec) Run(ctx context.Context, argv ...string) ([]byte, error) {
 	fail := func(err error) ([]byte, error) {
 		return nil, &Error{Argv: argv, ExitCode: -1, Err: err}
 	}
-	if len(argv) == 0 || argv[0] == "" {
-		return fail(errors.New("no program was named"))
-	}
-	if err := ctx.Err(); err != nil {
-		return fail(err)
-	}
-	program, err := e.find(argv[0])
+	program, err := e.prepare(ctx, argv)
 	if err != nil {
 		return fail(err)
 	}
 
 	out, errOut := &head{max: maxStdout}, &tail{max: maxStderr}
 	cmd := exec.CommandContext(ctx, program, argv[1:]...)
-	cmd.Env = []string{"PATH=" + e.path, "LC_ALL=C"}
-	cmd.Dir = "/"
+	cmd.Env, cmd.Dir = e.environment(), "/"
 	cmd.Stdout, cmd.Stderr = out, errOut
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = pipeDelay
@@ -125,6 +130,12 @@ func await(ctx context.Context, ended <-chan error) (err error, alive bool) {
 	}
 }
 
+// killGroup may be called after the program itself was waited for, when its number
+// is free for a new process. Not so if there is anybody to kill: the kernel does
+// not give away a number that a group still has (kernel/pid.c, __change_pid). If
+// the group is empty, ESRCH is certain unless the numbers, which are given out in
+// order, went once around within pipeDelay, and to a new leader of a group just
+// then.
 func killGroup(pid int) error {
 	err := syscall.Kill(-pid, syscall.SIGKILL)
 	if errors.Is(err, syscall.ESRCH) {
@@ -132,6 +143,19 @@ func killGroup(pid int) error {
 	}
 	return err
 }
+
+// prepare finds the program of argv, unless it is not to be started at all.
+func (e *Exec) prepare(ctx context.Context, argv []string) (program string, err error) {
+	if len(argv) == 0 || argv[0] == "" {
+		return "", errors.New("no program was named")
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	return e.find(argv[0])
+}
+
+func (e *Exec) environment() []string { return []string{"PATH=" + e.path, "LC_ALL=C"} }
 
 func (e *Exec) find(name string) (string, error) {
 	if filepath.IsAbs(name) {

@@ -18,7 +18,12 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/command"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if mark := os.Getenv(startAndExitEnv); mark != "" {
+		startAndExit(mark)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestProgramGetsOnlyItsArgumentsAndACleanEnvironment(t *testing.T) {
 	t.Setenv("HOLDFAST_SECRET", "must not be seen")

@@ -24,6 +24,9 @@ func (s *Server) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequest)
 	if err := s.checkPlace(v, spec); err != nil {
 		return nil, err
 	}
+	if !spec.Source.IsZero() {
+		s.warnOfGrowth(ctx, v)
+	}
 	return &csi.CreateVolumeResponse{Volume: toVolume(v)}, nil
 }
 

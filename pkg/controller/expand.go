@@ -44,14 +44,22 @@ func (s *Server) ControllerExpandVolume(ctx context.Context, req *csi.Controller
 	if err != nil {
 		return nil, err
 	}
-	if after.Size > before.Size && after.Format.FSType == volume.XFS && filesystem.XfsGrownTooFar(after.BirthSize, after.Size) {
-		s.warn(ctx, "xfs has grown far beyond the size it was made with; it keeps its small allocation groups and gets slow: copy the data to a new volume of this size",
-			"volume", id, "birth", after.BirthSize, "size", after.Size)
+	if after.Size > before.Size {
+		s.warnOfGrowth(ctx, after)
 	}
 	return &csi.ControllerExpandVolumeResponse{
 		CapacityBytes:         int64(after.Size),
 		NodeExpansionRequired: true,
 	}, nil
+}
+
+// warnOfGrowth warns if the volume, by growth or as a larger copy, has a
+// filesystem that suffers from how much it has grown since it was made.
+func (s *Server) warnOfGrowth(ctx context.Context, v volume.Volume) {
+	if v.Format.FSType == volume.XFS && filesystem.XfsGrownTooFar(v.BirthSize, v.Size) {
+		s.warn(ctx, "xfs has grown far beyond the size it was made with; it keeps its small allocation groups and gets slow: copy the data to a new volume of this size",
+			"volume", v.ID, "birth", v.BirthSize, "size", v.Size)
+	}
 }
 
 // checkUse is ErrInvalid if the volume cannot be used like this. nil is no

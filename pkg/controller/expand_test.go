@@ -81,3 +81,21 @@ func TestExpandWarnsOfAnXfsFarBeyondItsBirth(t *testing.T) {
 		}
 	}
 }
+
+func TestCreateWarnsOfACopyOfAnXfsFarBeyondItsBirth(t *testing.T) {
+	b := newBench(t)
+	caps := withCaps(mountCap("xfs", rwo))
+	source := b.mustCreate(t, request("source", caps, withSize(300<<20, 0))).GetVolumeId()
+	snapshot := b.mustSnapshot(t, "snapshot", source).GetSnapshotId()
+	b.mustCreate(t, request("new", caps, withSize(4*volume.GiB, 0)))
+	b.mustCreate(t, request("copy", caps, withSize(2*volume.GiB, 0), fromSnapshot(snapshot)))
+	if len(b.warnings) != 0 {
+		t.Errorf("warned of %q without a reason", b.warnings)
+	}
+	for i, from := range []func(*csi.CreateVolumeRequest){fromSnapshot(snapshot), fromVolume(source)} {
+		b.mustCreate(t, request(string(rune('a'+i)), caps, withSize(4*volume.GiB, 0), from))
+		if len(b.warnings) != i+1 {
+			t.Errorf("%d warnings, want %d", len(b.warnings), i+1)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package filesystem
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -9,16 +10,34 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// Alive opens the directory root of a mounted filesystem once more, without
-// writing anything: nil if that works, volume.ErrPrecondition if the filesystem
-// answers with an error, as an XFS does that has shut itself down; statfs and
-// mountinfo do not show that. An ext4 that has given up still opens, and shows it
-// in mountinfo: see mount.Info.Failed. Health is both.
+// Alive asks a mounted filesystem, of which root is any open directory (open with
+// O_PATH too), something that one which has shut itself down answers with an
+// error; statfs and mountinfo do not show that for XFS, nor for ext4 before Linux
+// 6.15. It is volume.ErrPrecondition for such a one. Nothing is written, waited
+// for or read from the disk.
+//
+// An ext4 that only refuses to write (Linux 6.15, emergency_ro) still answers, and
+// shows it in mountinfo: see mount.Info.Failed. Health is both.
 func Alive(root *os.File) error {
-	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if err := ask(root); err != nil {
 		return fmt.Errorf("%w: the filesystem at %s does not answer; look into the kernel's log, stop the pods that use it, and start them again: %w",
 			volume.ErrPrecondition, root.Name(), err)
 	}
-	return unix.Close(fd)
+	return nil
+}
+
+// ask opens the directory once more, which XFS refuses after a shutdown, and asks
+// for an attribute that nobody has, which ext4 refuses (fs/ext4/xattr.c,
+// ext4_xattr_get) although it still opens directories.
+func ask(root *os.File) error {
+	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Fgetxattr(fd, "trusted.holdfast", nil)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
 }

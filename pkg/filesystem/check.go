@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/pkg/command"
@@ -15,6 +16,9 @@ import (
 // repairs without a question. XFS does all of that when it is mounted. Damage
 // beyond that is volume.ErrPrecondition with e2fsck's words; nothing was then
 // changed that e2fsck was not sure of. The same goes for a device that is in use.
+//
+// When ctx ends first, Check returns volume.ErrUnavailable and e2fsck goes on; the
+// same call made later waits for it, and then finds its work done.
 func Check(ctx context.Context, runner command.Runner, dev string, t volume.FSType) error {
 	if t != volume.Ext4 {
 		return nil
@@ -32,12 +36,12 @@ const (
 
 func e2fsck(ctx context.Context, runner command.Runner, dev string, flags ...string) error {
 	argv := append(append([]string{"e2fsck", "-p"}, flags...), "--", dev)
-	out, err := runner.Run(ctx, argv...)
+	out, err := workOn(ctx, runner, dev, argv...)
 	status := exitStatus(err)
 	if status >= 0 && status < fsckUncorrected && status&fsckReboot != 0 {
 		// Nothing is in memory about a filesystem that is not mounted: a second run
 		// shows that it is sound now.
-		out, err = runner.Run(ctx, argv...)
+		out, err = workOn(ctx, runner, dev, argv...)
 		status = exitStatus(err)
 	}
 	switch {
@@ -53,6 +57,21 @@ func e2fsck(ctx context.Context, runner command.Runner, dev string, flags ...str
 	return fmt.Errorf("%w: the ext4 filesystem on %s needs more repair than is safe without a person: take a snapshot of the volume, "+
 		"run e2fsck on a clone of it, and go on with the clone; or restore a snapshot (e2fsck said: %s): %w",
 		volume.ErrPrecondition, dev, oneLine(out), err)
+}
+
+// workOn runs a program that changes the filesystem on dev: killed in the middle of
+// it, resize2fs leaves what e2fsck -p does not repair.
+func workOn(ctx context.Context, runner command.Runner, dev string, argv ...string) ([]byte, error) {
+	device, err := os.Open(dev)
+	if err != nil {
+		return nil, err
+	}
+	defer device.Close()
+	out, err := runner.RunToEnd(ctx, device, argv...)
+	if errors.Is(err, command.ErrRunning) {
+		err = fmt.Errorf("%w: the check or resize of %s goes on; the same call finds it done or running: %w", volume.ErrUnavailable, dev, err)
+	}
+	return out, err
 }
 
 // exitStatus is 0 for success, -1 if the program gave none.

@@ -93,6 +93,10 @@ func (r refusing) Run(_ context.Context, argv ...string) ([]byte, error) {
 	return nil, errors.New("refused")
 }
 
+func (r refusing) RunToEnd(ctx context.Context, _ *os.File, argv ...string) ([]byte, error) {
+	return r.Run(ctx, argv...)
+}
+
 func TestFormatRefusesWhatCannotWork(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct {
@@ -225,8 +229,8 @@ func TestProbeRefusesWhatIsDamaged(t *testing.T) {
 		}
 		for name, change := range damage {
 			_, err := filesystem.Probe(bytes.NewReader(change(bytes.Clone(whole))))
-			if !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "not formatted again") {
-				t.Errorf("%s: Probe = %v, want ErrPrecondition that says what not to do", name, err)
+			if !errors.Is(err, volume.ErrDataLoss) || !strings.Contains(err.Error(), "not formatted again") {
+				t.Errorf("%s: Probe = %v, want ErrDataLoss that says what not to do", name, err)
 			}
 		}
 		if _, err := filesystem.Probe(bytes.NewReader(whole)); err != nil {
@@ -243,8 +247,8 @@ func TestProbeRefusesAnInterruptedMkfs(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := probe(t, path)
-	if !errors.Is(err, volume.ErrPrecondition) {
-		t.Errorf("Probe = %v, want ErrPrecondition", err)
+	if !errors.Is(err, volume.ErrDataLoss) {
+		t.Errorf("Probe = %v, want ErrDataLoss", err)
 	}
 }
 
@@ -267,8 +271,8 @@ func FuzzProbe(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sb, err := filesystem.Probe(bytes.NewReader(b))
 		if err != nil {
-			if !errors.Is(err, volume.ErrPrecondition) {
-				t.Errorf("Probe = %v, want ErrPrecondition", err)
+			if !errors.Is(err, volume.ErrDataLoss) {
+				t.Errorf("Probe = %v, want ErrDataLoss", err)
 			}
 			return
 		}

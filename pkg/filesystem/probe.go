@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -20,15 +21,16 @@ type Superblock struct {
 	BlockSize, SectorSize int
 	// Size is the size of the filesystem, which may be less than the device's.
 	Size volume.Bytes
-	// Tail is how much room at the end of a device growth may leave unused,
-	// because it is too little for an allocation group.
+	// Tail is the most room at the end of a device that growth leaves unused,
+	// because it is too little for a block, or for one more allocation group.
 	Tail volume.Bytes
 	// UUID in the usual form. Clones share it.
 	UUID string
 }
 
 // Fills reports whether the filesystem cannot grow any further on a device of this
-// size.
+// size, as resize2fs and the XFS of the kernel see it. (A mounted ext4 may take a
+// few blocks more.) It is the one rule for whether something is left to grow.
 func (s Superblock) Fills(device volume.Bytes) bool { return s.Size+s.Tail >= device }
 
 // probeLen covers both superblocks: XFS has one sector of at most 32 KiB at 0,
@@ -37,7 +39,7 @@ const probeLen = 32 << 10
 
 // Probe reads the superblock of an ext4 or XFS filesystem that is not mounted,
 // without any program or library that tries everything. What is not a whole,
-// valid superblock is volume.ErrPrecondition: the driver formats a volume when it
+// valid superblock is volume.ErrDataLoss: the driver formats a volume when it
 // creates it, so whatever else is there means that data was lost.
 func Probe(r io.ReaderAt) (Superblock, error) {
 	buf := make([]byte, probeLen)
@@ -57,12 +59,27 @@ func Probe(r io.ReaderAt) (Superblock, error) {
 	return Superblock{}, lost("there is no ext4 or xfs superblock")
 }
 
+// ProbeInUse is Probe for a filesystem that may be mounted, here or in another
+// mount namespace. The kernel may be changing the superblock while it is read, and
+// then its checksum does not match for an instant: what looks lost is read again
+// before it counts.
+func ProbeInUse(r io.ReaderAt) (Superblock, error) {
+	const attempts, pause = 20, time.Millisecond
+	for attempt := 1; ; attempt++ {
+		sb, err := Probe(r)
+		if !errors.Is(err, volume.ErrDataLoss) || attempt == attempts {
+			return sb, err
+		}
+		time.Sleep(pause)
+	}
+}
+
 // lost is the error for a volume that cannot be what its record says. It tells
 // people what not to do, because the usual reflex destroys what can be saved.
 func lost(format string, args ...any) error {
 	return fmt.Errorf("%w: %s; this volume was formatted when it was created, so its data has been damaged: it is not formatted again. "+
 		"Restore it from a snapshot, or take a snapshot now and let somebody who knows look at a clone of it",
-		volume.ErrPrecondition, fmt.Sprintf(format, args...))
+		volume.ErrDataLoss, fmt.Sprintf(format, args...))
 }
 
 const (
@@ -99,18 +116,40 @@ func probeExt4(sb []byte) (Superblock, error) {
 	return Superblock{Type: volume.Ext4, BlockSize: blockSize, Size: size, Tail: ext4Tail(sb, blocks, blockSize), UUID: uuid(sb[0x68:])}, nil
 }
 
-// ext4Tail: a last group must hold its own metadata and 50 blocks more (e2fsprogs,
-// lib/ext2fs/initialize.c and resize/resize2fs.c).
+// ext4Tail: a new last group must hold its own metadata and 50 blocks more
+// (e2fsprogs, resize/resize2fs.c, adjust_fs_info; lib/ext2fs/initialize.c). A last
+// group that is there and not full takes any number of blocks.
 func ext4Tail(sb []byte, blocks uint64, blockSize int) volume.Bytes {
 	le := binary.LittleEndian
 	perGroup, unit := uint64(le.Uint32(sb[0x20:])), uint64(blockSize)
 	if perGroup == 0 || perGroup > 8*unit || blocks%perGroup != 0 {
-		return volume.Bytes(blockSize) - 1
+		return volume.Bytes(unit) - 1
 	}
-	const bitmapsAndSuper, spare = 3, 50
+	const bitmaps, spare, descriptorSize = 2, 50, 64
+	next := blocks / perGroup
 	inodeTable := uint64(le.Uint32(sb[0x28:])) * uint64(le.Uint16(sb[0x58:])) / unit
-	descriptors := blocks/perGroup*64/unit + 1 + uint64(le.Uint16(sb[0xCE:]))
-	return volume.Bytes(min(bitmapsAndSuper+spare+inodeTable+descriptors, perGroup) * unit)
+	need := bitmaps + inodeTable + spare
+	if hasExt4Super(next) {
+		descriptors := (next*descriptorSize + descriptorSize + unit - 1) / unit
+		reserved := uint64(le.Uint16(sb[0xCE:]))
+		need += 1 + descriptors + reserved
+	}
+	return volume.Bytes(min(need, perGroup)*unit) - 1
+}
+
+// hasExt4Super says whether a group holds a copy of the superblock and of the
+// group descriptors: with sparse_super 0, 1 and the powers of 3, 5 and 7 do.
+func hasExt4Super(group uint64) bool {
+	for _, base := range []uint64{3, 5, 7} {
+		power := uint64(1)
+		for power < group {
+			power *= base
+		}
+		if power == group {
+			return true
+		}
+	}
+	return group == 0
 }
 
 const xfsSuperLen = 512
@@ -141,11 +180,23 @@ func probeXFS(buf []byte) (Superblock, error) {
 	if err != nil {
 		return Superblock{}, err
 	}
-	const minGroup = 64 // blocks, XFS_MIN_AG_BLOCKS
 	return Superblock{
 		Type: volume.XFS, BlockSize: int(blockSize), SectorSize: sectorSize, Size: size,
-		Tail: minGroup * volume.Bytes(blockSize), UUID: uuid(buf[32:]),
+		Tail: xfsTail(buf, blockSize), UUID: uuid(buf[32:]),
 	}, nil
+}
+
+// xfsTail: a new last group has at least 64 blocks (fs/xfs/xfs_fsops.c,
+// xfs_growfs_data_private; XFS_MIN_AG_BLOCKS). A last group that is there and not
+// full takes any number of them.
+func xfsTail(sb []byte, blockSize uint32) volume.Bytes {
+	const minGroup = 64
+	be := binary.BigEndian
+	blocks, perGroup := be.Uint64(sb[8:]), uint64(be.Uint32(sb[84:]))
+	if perGroup == 0 || blocks%perGroup != 0 {
+		return volume.Bytes(blockSize) - 1
+	}
+	return minGroup*volume.Bytes(blockSize) - 1
 }
 
 func product(blocks uint64, blockSize int) (volume.Bytes, error) {

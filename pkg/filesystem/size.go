@@ -67,14 +67,7 @@ func ext4Superblock(root *os.File) (Superblock, error) {
 		return Superblock{}, err
 	}
 	defer dev.Close()
-	// The kernel may change the superblock while it is read, and then its checksum
-	// does not match for an instant.
-	var sb Superblock
-	for range 20 {
-		if sb, err = Probe(dev); err == nil {
-			break
-		}
-	}
+	sb, err := ProbeInUse(dev)
 	if err == nil && sb.Type != volume.Ext4 {
 		err = fmt.Errorf("%w: it is %s", volume.ErrInvalid, sb.Type)
 	}

@@ -57,13 +57,17 @@ func (c Config) validate() error {
 // for (direct I/O dropped, another block size, a read-only flag left over) it is
 // detached, and the error is volume.ErrPrecondition. A file whose size is not a
 // multiple of the block size is volume.ErrInvalid, as the kernel would hide its
-// end. Attaching one file twice works; that it does not happen is the caller's
-// business.
+// end. It is volume.ErrBusy if others kept taking the free device, or took the new
+// one away: the same call may succeed. Attaching one file twice works; that it does
+// not happen is the caller's business.
 func Attach(ctx context.Context, c Config) (*Device, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("attach a loop device: %w", err)
 	}
 	fail := func(err error) (*Device, error) {
+		if errors.Is(err, volume.ErrNotFound) {
+			err = busy("it was taken away again", err)
+		}
 		return nil, fmt.Errorf("attach %s to a loop device: %w", c.Backing.Name(), err)
 	}
 	size, err := backingSize(c.Backing)
@@ -99,20 +103,31 @@ func configureFree(ctx context.Context, c Config) (*Device, error) {
 		return nil, err
 	}
 	defer control.Close()
-	for attempt := 0; ; attempt++ {
-		dev, err := configureOnce(control, c)
-		if err == nil {
-			return dev, nil
+	return persist(ctx, func() (*Device, error) { return configureOnce(control, c) })
+}
+
+// persist repeats an attempt that others disturb.
+func persist(ctx context.Context, attempt func() (*Device, error)) (*Device, error) {
+	for n := 1; ; n++ {
+		dev, err := attempt()
+		if err == nil || !disturbed(err) {
+			return dev, err
 		}
-		if attempt == attachAttempts || !disturbed(err) {
-			return nil, err
+		if n > attachAttempts {
+			return nil, busy("others kept taking the free device", err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w, while others kept taking the free device: %w", ctx.Err(), err)
-		case <-time.After(jitter(time.Duration(min(attempt+1, 20)) * time.Millisecond)):
+			return nil, fmt.Errorf("%w, while others kept taking the free device: %s", ctx.Err(), err.Error())
+		case <-time.After(jitter(time.Duration(min(n, 20)) * time.Millisecond)):
 		}
 	}
+}
+
+// busy has the text of its cause and not its sentinel: for the caller it is the
+// file that would not be found, not a device that it never asked for.
+func busy(what string, cause error) error {
+	return fmt.Errorf("%w: %s: %s", volume.ErrBusy, what, cause.Error())
 }
 
 // disturbed reports whether another attempt may succeed, because somebody else was

@@ -51,15 +51,16 @@ func (r *Root) unmountTop(ctx context.Context, resolved string) error {
 	if err != nil {
 		return err
 	}
-	parent, name, err := r.openParent(rel)
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
 	_, err = giveUp(ctx, doing, func() (struct{}, error) {
+		// Opened in here, where it is closed whether or not anybody still waits.
+		parent, name, err := r.openParent(rel)
+		if err != nil {
+			return struct{}{}, fmt.Errorf("%s: %w", doing, err)
+		}
 		defer parent.Close()
 		// There is no umount by descriptor: this path goes through the parent's,
 		// and its last part is not followed if it is a link.
-		err := unix.Unmount(procPath(parent)+"/"+name, unix.UMOUNT_NOFOLLOW)
+		err = unix.Unmount(procPath(parent)+"/"+name, unix.UMOUNT_NOFOLLOW)
 		switch {
 		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
 			return struct{}{}, nil

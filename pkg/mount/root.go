@@ -144,13 +144,36 @@ func (r *Root) open(rel string, flags uint64) (*os.File, error) {
 }
 
 // openParent opens the directory that holds rel, and gives the last name of rel.
+// A directory inside a volume is volume.ErrInvalid: what is in there is the pod's.
 func (r *Root) openParent(rel string) (*os.File, string, error) {
 	dir, name := filepath.Split(rel)
 	if dir == "" {
 		dir = "."
 	}
 	parent, err := r.open(filepath.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
-	return parent, name, err
+	if err != nil {
+		return nil, name, err
+	}
+	if err := r.checkOutside(parent); err != nil {
+		parent.Close()
+		return nil, name, err
+	}
+	return parent, name, nil
+}
+
+// checkOutside is volume.ErrInvalid if dir is on a loop device other than the
+// root's own. RESOLVE_NO_XDEV would be simpler, but parts of kubelet's directory
+// may be filesystems of their own.
+func (r *Root) checkOutside(dir *os.File) error {
+	const loopMajor = 7 // kernel, Documentation/admin-guide/devices.txt
+	var root, st unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(r.file.Fd()), &root), unix.Fstat(int(dir.Fd()), &st)); err != nil {
+		return fmt.Errorf("look at %s: %w", dir.Name(), err)
+	}
+	if st.Dev != root.Dev && unix.Major(st.Dev) == loopMajor {
+		return fmt.Errorf("%w: %s is inside a volume", volume.ErrInvalid, dir.Name())
+	}
+	return nil
 }
 
 // reopen opens for reading what file, which may be open with O_PATH, is open on.

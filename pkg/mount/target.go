@@ -67,8 +67,8 @@ func (r *Root) OpenTarget(path string) (*Target, error) {
 // the caller's to make (CSI spec, NodePublishVolume); one level that is missing is
 // made too.
 //
-// It is volume.ErrInvalid if the path leads outside the root, has a symbolic
-// link, "..", a control character or an over-long part in it, and
+// It is volume.ErrInvalid if the path leads outside the root or into a volume, has
+// a symbolic link, "..", a control character or an over-long part in it, and
 // volume.ErrPrecondition if something of another kind is there, or if more than
 // one level is missing.
 func (r *Root) CreateTarget(path string, kind Kind) (*Target, error) {

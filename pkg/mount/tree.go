@@ -39,9 +39,11 @@ type Tree struct {
 }
 
 // New mounts a filesystem that is attached nowhere yet. The error has what the
-// filesystem said about it. A source that is in use, or whose filesystem is
-// mounted with the opposite ReadOnly, is volume.ErrInUse; anything else the
-// filesystem says is volume.ErrPrecondition.
+// filesystem said about it. A source whose filesystem is mounted with the opposite
+// ReadOnly is volume.ErrInUse; one that something else has for itself, such as a
+// filesystem check, is volume.ErrBusy. A kernel that is out of memory, or was
+// interrupted, is volume.ErrUnavailable; anything else the filesystem says is
+// volume.ErrPrecondition.
 //
 // Mounting may replay a journal. When ctx ends first, New returns; the mount then
 // vanishes as soon as the kernel has made it.
@@ -60,20 +62,17 @@ func newMount(c Config) (int, error) {
 	fsfd, err := unix.Fsopen(c.FSType, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		if errors.Is(err, unix.ENODEV) {
-			err = fmt.Errorf("%w: this kernel has no %s: %w", volume.ErrPrecondition, c.FSType, err)
+			return -1, fmt.Errorf("%w: this kernel has no %s: %w", volume.ErrPrecondition, c.FSType, err)
 		}
-		return -1, err
+		return -1, fmt.Errorf("%w: %w", refusal(err, ""), err)
 	}
 	defer unix.Close(fsfd)
 	explain := func(doing string, err error) (int, error) {
-		if said := kernelLog(fsfd); said != "" {
+		said := kernelLog(fsfd)
+		if said != "" {
 			err = fmt.Errorf("%w (%s)", err, said)
 		}
-		sentinel := volume.ErrPrecondition
-		if errors.Is(err, unix.EBUSY) {
-			sentinel = volume.ErrInUse
-		}
-		return -1, fmt.Errorf("%w: %s: %w", sentinel, doing, err)
+		return -1, fmt.Errorf("%w: %s: %w", refusal(err, said), doing, err)
 	}
 	if c.Source != "" {
 		if err := unix.FsconfigSetString(fsfd, "source", c.Source); err != nil {
@@ -98,6 +97,22 @@ func newMount(c Config) (int, error) {
 		return explain("make the mount", err)
 	}
 	return fd, nil
+}
+
+// refusal is the sentinel for why something could not be mounted, by the error and
+// by what the kernel said. EBUSY means two things, and fs/super.c
+// (get_tree_bdev_flags) has words for one of them: a mount that would make a
+// filesystem writable, or read-only, under those who have it mounted.
+func refusal(err error, said string) error {
+	switch {
+	case errors.Is(err, unix.EBUSY) && strings.Contains(said, "would change RO state"):
+		return volume.ErrInUse
+	case errors.Is(err, unix.EBUSY):
+		return volume.ErrBusy
+	case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+		return volume.ErrUnavailable
+	}
+	return volume.ErrPrecondition
 }
 
 func setOption(fsfd int, o Option) error {

@@ -2,8 +2,10 @@ package mount_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/test/roottest"
@@ -271,4 +274,63 @@ func TestDeadFilesystemIsUnmounted(t *testing.T) {
 	if _, err := os.Stat(dir + "/dead"); !os.IsNotExist(err) {
 		t.Errorf("stat after RemoveTarget = %v", err)
 	}
+}
+
+// What holds a device for itself, as a filesystem check does, ends by itself.
+func TestDeviceThatSomebodyHasForHimselfIsBusy(t *testing.T) {
+	roottest.Require(t)
+	image, err := os.OpenFile(filepath.Join(t.TempDir(), "disk.img"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	if err := image.Truncate(int64(16 * volume.MiB)); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := loop.Attach(t.Context(), loop.Config{Backing: image, Tag: "mount-test", BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	check, err := os.OpenFile(dev.Path(), os.O_RDWR|os.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer check.Close()
+	for _, fs := range []string{"ext4", "xfs"} {
+		if _, err := mount.New(t.Context(), mount.Config{FSType: fs, Source: dev.Path()}); !errors.Is(err, volume.ErrBusy) {
+			t.Errorf("New(%s) = %v, want ErrBusy", fs, err)
+		}
+	}
+}
+
+func TestUnmountWithAnEndedContextLeavesEverything(t *testing.T) {
+	roottest.Require(t)
+	dir := tempDir(t)
+	root := openRoot(t, dir)
+	newTmpfs(t, root, dir+"/t")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := descriptors(t)
+	if err := root.Unmount(ctx, dir+"/t"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Unmount = %v, want Canceled", err)
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d file descriptors are open, before it were %d", after, before)
+	}
+	if len(layers(t, dir+"/t")) != 1 {
+		t.Error("it was unmounted")
+	}
+	if err := root.RemoveTarget(t.Context(), dir+"/t"); err != nil {
+		t.Error(err)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }

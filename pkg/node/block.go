@@ -77,20 +77,14 @@ func (s *Server) compareBlock(p publication, top mount.Info, dev *backend.Device
 	if isBlock && number == unix.Mkdev(dev.Major, dev.Minor) {
 		return false, p.compare(top, true, false)
 	}
-	loops, err := loop.List()
-	if err != nil {
-		return false, err
+	if !isBlock || unix.Major(number) != loopMajor {
+		return false, p.compare(top, false, false)
 	}
-	for _, l := range loops {
-		if isBlock && number == unix.Mkdev(l.Major, l.Minor) {
-			return false, p.compare(top, l.Tag == stackedTag(p.id), true)
-		}
+	l, found, err := findLoop(number)
+	if err != nil || !found {
+		return !found, err
 	}
-	const loopMajor = 7 // kernel, Documentation/admin-guide/devices.txt
-	if isBlock && unix.Major(number) == loopMajor {
-		return true, nil
-	}
-	return false, p.compare(top, false, false)
+	return false, p.compare(top, l.Tag == stackedTag(p.id), true)
 }
 
 // stackedTag is how a read-only loop device on a volume's device is known.
@@ -203,7 +197,8 @@ func (s *Server) sweepStacked(id volume.ID) error {
 func (s *Server) isShown(infos []mount.Info, l loop.Info) bool {
 	numbers := map[string]uint64{loopName(l): unix.Mkdev(l.Major, l.Minor)}
 	for _, i := range infos {
-		if s.showsNode(i, numbers) {
+		// Elsewhere are only copies of what is below kubelet's directory.
+		if s.isBelow(i) && s.showsNode(i, numbers) {
 			return true
 		}
 	}

@@ -180,3 +180,35 @@ func TestExpandOfAVolumeStagedReadOnlyWaits(t *testing.T) {
 	}
 	b.mustEnd(t, v)
 }
+
+// oddSteps are growths after which the kernel or resize2fs may leave the end of the
+// device unused: it is too little for one more allocation group.
+var oddSteps = []volume.Bytes{4 * volume.KiB, volume.MiB, 12 * volume.MiB, 128 * volume.MiB, 129 * volume.MiB}
+
+// After a stage nothing may be left to grow: without CAP_SYS_RESOURCE the kernel
+// refuses, and Kubernetes would be told for ever that the next stage will do it.
+func TestAfterAStageThereIsNothingLeftToExpand(t *testing.T) {
+	for name, f := range filesystems() {
+		for _, mode := range []csi.VolumeCapability_AccessMode_Mode{rwo, rox} {
+			t.Run(name+" "+mode.String(), func(t *testing.T) {
+				b := newBench(t)
+				v := b.images.create(t, "v", f, volume.GiB)
+				for _, step := range oddSteps {
+					v = b.images.expand(t, v, v.Size+step)
+					var sizes [2]volume.Bytes
+					for i := range sizes {
+						b.mustStage(t, v, mode)
+						sizes[i] = filesystemSize(t, b.staging(v), f.FSType)
+						if mode == rwo {
+							b.mustExpand(t, v, b.staging(v))
+						}
+						b.mustEnd(t, v)
+					}
+					if sizes[0] != sizes[1] || sizes[0] > v.Size || sizes[0] < v.Size-3*volume.MiB {
+						t.Errorf("%s more: filesystems of %v bytes on a volume of %d", step, sizes, v.Size)
+					}
+				}
+			})
+		}
+	}
+}

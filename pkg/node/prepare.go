@@ -36,7 +36,7 @@ func (s *Server) mountTree(ctx context.Context, v volume.Volume, dev *backend.De
 	if err := s.fault.At(StepStageMount); err != nil {
 		return nil, err
 	}
-	grow := sb.Size < dev.Size && growsMounted(sb.Type, held, options.ReadOnly)
+	grow := !sb.Fills(dev.Size) && growsMounted(sb.Type, held, options.ReadOnly)
 	tree, err := mount.New(ctx, mount.Config{
 		FSType:  string(sb.Type),
 		Source:  dev.Path,
@@ -91,7 +91,7 @@ func (s *Server) repair(ctx context.Context, dev *backend.Device, sb filesystem.
 	if err := filesystem.Check(ctx, s.runner, dev.Path, sb.Type); err != nil {
 		return sb, err
 	}
-	if sb.Type != volume.Ext4 || !canGrow(sb.Size, dev.Size) {
+	if sb.Type != volume.Ext4 || sb.Fills(dev.Size) {
 		return sb, nil
 	}
 	if err := s.fault.At(StepStageGrow); err != nil {
@@ -101,18 +101,6 @@ func (s *Server) repair(ctx context.Context, dev *backend.Device, sb filesystem.
 		return sb, err
 	}
 	return probe(dev.Path, sb.Type)
-}
-
-// canGrow says whether ext4 can use the rest of the device. It leaves the end of
-// a device unused that is too small for the metadata of one more block group
-// (resize2fs, adjust_fs_info; at most 12 MiB with 4 KiB per inode); without this
-// question such a volume would be checked in full each time it is staged.
-func canGrow(have, device volume.Bytes) bool {
-	const group, tail = 128 * volume.MiB, 13 * volume.MiB
-	if have%group == 0 && device-have < tail {
-		return false
-	}
-	return have < device
 }
 
 func (s *Server) growTree(tree *mount.Tree, t volume.FSType, size volume.Bytes) error {
@@ -126,7 +114,7 @@ func (s *Server) growTree(tree *mount.Tree, t volume.FSType, size volume.Bytes) 
 	return errors.Join(filesystem.GrowOnline(root, t, size), root.Close())
 }
 
-// probe reads the superblock. It is ErrPrecondition unless the device holds the
+// probe reads the superblock. It is ErrDataLoss unless the device holds the
 // filesystem that the volume was born with.
 func probe(path string, want volume.FSType) (filesystem.Superblock, error) {
 	f, err := os.Open(path)
@@ -134,12 +122,12 @@ func probe(path string, want volume.FSType) (filesystem.Superblock, error) {
 		return filesystem.Superblock{}, fmt.Errorf("read the superblock: %w", err)
 	}
 	defer f.Close()
-	sb, err := filesystem.Probe(f)
+	sb, err := filesystem.ProbeInUse(f)
 	if err != nil {
 		return sb, fmt.Errorf("%s: %w", path, err)
 	}
 	if sb.Type != want {
-		return sb, fmt.Errorf("%w: %s holds %s, the volume was made with %s: somebody formatted it; restore a snapshot", volume.ErrPrecondition, path, sb.Type, want)
+		return sb, fmt.Errorf("%w: %s holds %s, the volume was made with %s: somebody formatted it; restore a snapshot", volume.ErrDataLoss, path, sb.Type, want)
 	}
 	return sb, nil
 }

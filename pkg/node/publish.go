@@ -170,10 +170,15 @@ func (s *Server) checkSingle(p publication, infos []mount.Info, dev *backend.Dev
 }
 
 // openStaged opens the staging path and makes sure that it is the volume's
-// filesystem still: mountinfo was read a moment ago. The caller closes it.
+// filesystem still, mountinfo was read a moment ago, and that it works. The caller
+// closes it.
 func (s *Server) openStaged(p publication, dev *backend.Device) (*mount.Target, error) {
 	staged, err := s.root.OpenTarget(p.staging)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkAlive(p.id, staged); err != nil {
+		staged.Close()
 		return nil, err
 	}
 	var st unix.Stat_t

@@ -325,6 +325,39 @@ func TestSymbolicLinksAreNeverFollowed(t *testing.T) {
 	b.mustEnd(t, v)
 }
 
+func TestNothingIsMadeOrRemovedInsideAVolume(t *testing.T) {
+	b := newBench(t)
+	v := b.images.create(t, "v", ext4, sizeOf(ext4))
+	other := b.images.create(t, "other", ext4, sizeOf(ext4))
+	b.mustStage(t, v, rwo)
+	empty, missing := b.staging(v)+"/empty", b.staging(v)+"/missing"
+	if err := os.Mkdir(empty, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{empty, missing, empty + "/missing"} {
+		stage := b.stageRequest(other, rwo)
+		stage.StagingTargetPath = path
+		_, err := b.NodeStageVolume(t.Context(), stage)
+		wantErr(t, err, volume.ErrInvalid)
+		publish := b.publishRequest(v, "p", rwo)
+		publish.TargetPath = path
+		_, err = b.NodePublishVolume(t.Context(), publish)
+		wantErr(t, err, volume.ErrInvalid)
+		_, err = b.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: string(other.ID), TargetPath: path})
+		wantErr(t, err, volume.ErrInvalid)
+	}
+	if mounts := b.mounts(t); len(mounts) != 1 {
+		t.Errorf("mounted: %v", mounts)
+	}
+	if _, err := os.Stat(empty); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(missing); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
+	}
+	b.mustEnd(t, v)
+}
+
 func TestACallThatIsGivenUpLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	v := b.images.create(t, "v", ext4, sizeOf(ext4))

@@ -114,7 +114,7 @@ func (s *Server) stageFilesystem(ctx context.Context, v volume.Volume, c capabil
 
 // isStaged says whether the staging path shows the volume as asked for. It is
 // ErrExists if it shows it in another way, ErrPrecondition if it shows something
-// else.
+// else, or a filesystem that has shut itself down.
 func (s *Server) isStaged(ctx context.Context, id volume.ID, options filesystem.Options, path string) (bool, error) {
 	infos, err := mount.List()
 	if err != nil {
@@ -137,7 +137,22 @@ func (s *Server) isStaged(ctx context.Context, id volume.ID, options filesystem.
 	if what := difference(top, options); what != "" {
 		return false, fmt.Errorf("%w: %s is staged at %s %s: unstage it first", volume.ErrExists, id, path, what)
 	}
-	return true, nil
+	staged, err := s.root.OpenTarget(path)
+	if err != nil {
+		return false, err
+	}
+	defer staged.Close()
+	return true, checkAlive(id, staged)
+}
+
+// checkAlive is ErrPrecondition if the filesystem that is mounted at the staging
+// path has shut itself down: a pod must not start on it. Targets that are published
+// already are not asked: what Kubernetes repeats for a pod that runs must not fail.
+func checkAlive(id volume.ID, staged *mount.Target) error {
+	if err := filesystem.Alive(staged.File()); err != nil {
+		return fmt.Errorf("the filesystem of %s has shut itself down after an error; end its pods: it is checked when it is staged again: %w", id, err)
+	}
+	return nil
 }
 
 // difference says what of a mount is not as the options ask, "" if nothing. The

@@ -169,7 +169,7 @@ func TestStageRefusesADeviceThatLostItsFilesystemAndChangesNothing(t *testing.T)
 				}
 				for range 2 {
 					_, err = b.NodeStageVolume(t.Context(), b.stageRequest(v, rwo))
-					wantErr(t, err, volume.ErrPrecondition)
+					wantErr(t, err, volume.ErrDataLoss)
 				}
 				b.wantNothing(t, v)
 				after := make([]byte, len(start))

@@ -2,12 +2,10 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
-	mountutils "k8s.io/mount-utils"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
@@ -59,8 +57,7 @@ func (s *Server) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeS
 // explainFailure says what to do about a filesystem that answers nothing any
 // more.
 func explainFailure(id volume.ID, err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) && mountutils.IsCorruptedMnt(errno) {
+	if isDead(err) {
 		return fmt.Errorf("%w: the filesystem of %s has failed; end its pods, and it is checked when it is staged again: %w", volume.ErrPrecondition, id, err)
 	}
 	return err

@@ -8,9 +8,9 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// turns lets the publishing and unpublishing of one volume happen one after the
-// other: "how many targets are there" and "mount one more" must be one step.
-// pkg/rpc lets these calls run beside each other. Nothing else is locked while a
+// turns lets the publishing of one volume, and the sweeping of its devices, happen
+// one after the other: "how many targets are there" and "mount one more" must be one
+// step. pkg/rpc lets these calls run beside each other. Nothing else is locked while a
 // turn is waited for.
 type turns struct {
 	mu   sync.Mutex

@@ -16,7 +16,8 @@ import (
 // Nothing there is success, and so is a volume that does not exist: the target
 // is cleaned all the same, because a pod that cannot be torn down is worse than
 // a volume that is unknown. A target with files of somebody else in it is
-// ErrPrecondition and stays.
+// ErrPrecondition and stays, and so is one where something of somebody else is
+// mounted.
 func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if req.GetVolumeId() == "" {
 		return nil, fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
@@ -29,12 +30,11 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		return nil, err
 	}
 	id, malformed := volume.ParseID(volume.KindVolume, req.GetVolumeId())
-	if malformed == nil {
-		end, err := s.turns.take(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		defer end()
+	if malformed != nil {
+		id = ""
+	}
+	if err := s.checkForeign(ctx, id, path); err != nil {
+		return nil, err
 	}
 	isNode, err := s.isNodeAt(path)
 	if err != nil {
@@ -52,11 +52,27 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		if err := s.fault.At(StepUnpublishUnstack); err != nil {
 			return nil, err
 		}
-		if err := s.sweepStacked(id); err != nil {
+		if err := s.sweepInTurn(ctx, id); err != nil {
 			return nil, err
 		}
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, s.fault.At(StepUnpublishAnswer)
+}
+
+// sweepInTurn sweeps between two publications of the volume and never during one,
+// which has a device in hand that no mount shows yet.
+//
+// The unmount before it takes no turn, so that one that hangs holds up nobody. It
+// needs none: a publication that runs beside it counts the target as long as it is
+// mounted, which refuses a second single pod too often and never too seldom; and
+// the sweep sees each target that such a publication has made.
+func (s *Server) sweepInTurn(ctx context.Context, id volume.ID) error {
+	end, err := s.turns.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return s.sweepStacked(id)
 }
 
 // isNodeAt says whether one of the layers at a path is not a whole filesystem,

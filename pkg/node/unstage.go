@@ -14,7 +14,8 @@ import (
 // NodeUnstageVolume unmounts every layer at the staging path and detaches the
 // volume. A volume that is not staged, or does not exist, is success. While the
 // volume is still published it is ErrInUse and nothing is changed: the CO must
-// unpublish first (CSI spec, RPC Interactions and Reference Counting).
+// unpublish first (CSI spec, RPC Interactions and Reference Counting). Something of
+// somebody else at the path is ErrPrecondition.
 //
 // What other mount namespaces still hold does not count: the device then goes
 // with its last user.
@@ -30,6 +31,12 @@ func (s *Server) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolu
 		return nil, err
 	}
 	id, malformed := volume.ParseID(volume.KindVolume, req.GetVolumeId())
+	if malformed != nil {
+		id = ""
+	}
+	if err := s.checkForeign(ctx, id, path); err != nil {
+		return nil, err
+	}
 	if malformed == nil {
 		if err := s.checkUnused(ctx, id, path); err != nil {
 			return nil, err

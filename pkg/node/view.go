@@ -73,7 +73,7 @@ func (s *Server) usersOf(infos []mount.Info, dev *backend.Device, stacked []loop
 	}
 	var users []string
 	for _, i := range infos {
-		if !strings.HasPrefix(i.Path, s.root.Path()+"/") || slices.Contains(without, i.Path) || slices.Contains(users, i.Path) {
+		if !s.isBelow(i) || slices.Contains(without, i.Path) || slices.Contains(users, i.Path) {
 			continue
 		}
 		if i.Major == dev.Major && i.Minor == dev.Minor || s.showsNode(i, numbers) {
@@ -83,15 +83,29 @@ func (s *Server) usersOf(infos []mount.Info, dev *backend.Device, stacked []loop
 	return users
 }
 
+// isBelow says whether a mount is below kubelet's directory.
+func (s *Server) isBelow(i mount.Info) bool { return strings.HasPrefix(i.Path, s.root.Path()+"/") }
+
 // showsNode says whether a mount is the bind of one of these device nodes. The
-// name in mountinfo is only a hint, so that not every mount must be opened.
+// name in mountinfo is only a hint, so that not every mount must be opened. One
+// that cannot be looked at counts: a device too many is kept, rather than taken
+// from somebody who uses it.
 func (s *Server) showsNode(i mount.Info, numbers map[string]uint64) bool {
-	want, ok := numbers[filepath.Base(i.Root)]
+	want, ok := numbers[nodeName(i)]
 	if !ok {
 		return false
 	}
 	got, isBlock, err := s.deviceAt(i.Path)
-	return err == nil && isBlock && got == want
+	if err != nil {
+		return !errors.Is(err, volume.ErrNotFound)
+	}
+	return isBlock && got == want
+}
+
+// nodeName is the name that a device node had when it was bound. The kernel marks
+// one that was removed meanwhile (fs/d_path.c, prepend_path); the bind still works.
+func nodeName(i mount.Info) string {
+	return filepath.Base(strings.TrimSuffix(i.Root, "//deleted"))
 }
 
 func loopName(l loop.Info) string { return fmt.Sprintf("loop%d", l.Index) }

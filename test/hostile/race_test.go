@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,8 +10,6 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
-
-	"os"
 )
 
 // raceTime is how long a directory on the way to a target is swapped for a link.
@@ -30,12 +29,10 @@ func TestADirectorySwappedForALinkLeadsNowhere(t *testing.T) {
 		for n := 0; ; n++ {
 			select {
 			case <-stop:
-				// An even number of swaps leaves all as it was.
-				if n%2 != 0 && unix.Renameat2(unix.AT_FDCWD, pod, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) == nil {
-					n++
+				if n%2 == 0 { // all is as it was
+					swapped <- n
+					return
 				}
-				swapped <- n
-				return
 			default:
 			}
 			if unix.Renameat2(unix.AT_FDCWD, pod, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE) != nil {

@@ -2,6 +2,7 @@ package hostile
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -21,9 +22,11 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-const (
-	randomTime = 10 * time.Second
-	randomSeed = 20261121
+// How long the test runs and what its requests follow from; a longer run with
+// another seed is go test -args -random-time=1h -random-seed=7.
+var (
+	randomTime = flag.Duration("random-time", 10*time.Second, "how long TestRandomRequestsBreakNothing runs")
+	randomSeed = flag.Uint64("random-seed", 20261121, "what the requests of TestRandomRequestsBreakNothing follow from")
 )
 
 // TestRandomRequestsBreakNothing changes requests at random, among them whole
@@ -32,10 +35,10 @@ const (
 func TestRandomRequestsBreakNothing(t *testing.T) {
 	s := newScene(t)
 	s.start()
-	m := &mutator{rng: rand.New(rand.NewPCG(randomSeed, 0)), words: s.words()}
+	m := &mutator{rng: rand.New(rand.NewPCG(*randomSeed, 0)), words: s.words()}
 	bases := s.bases()
 	answers, n := map[codes.Code]int{}, 0
-	for end := time.Now().Add(randomTime); time.Now().Before(end); n++ {
+	for end := time.Now().Add(*randomTime); time.Now().Before(end); n++ {
 		req := proto.Clone(bases[m.rng.IntN(len(bases))])
 		if m.rng.IntN(4) > 0 {
 			m.mutate(req)
@@ -43,11 +46,11 @@ func TestRandomRequestsBreakNothing(t *testing.T) {
 		code := s.sendMutated(t, m, req)
 		answers[code]++
 		if !slices.Contains(legal, code) || code == codes.Unavailable && s.driver.WaitKilled(time.Millisecond) == nil {
-			t.Fatalf("request %d of seed %d answered %s: %s\n%.2000s\n%s", n, randomSeed, code, s.last, prototext.Format(req), s.driver.Log())
+			t.Fatalf("request %d of seed %d answered %s: %s\n%.2000s\n%s", n, *randomSeed, code, s.last, prototext.Format(req), s.driver.Log())
 		}
 		if n%100 == 0 {
 			s.checkMountsInside()
-			s.checkCanary(fmt.Sprintf("request %d of seed %d", n, randomSeed))
+			s.checkCanary(fmt.Sprintf("request %d of seed %d", n, *randomSeed))
 		}
 	}
 	t.Logf("%d requests, answers: %v", n, answers)
@@ -62,7 +65,7 @@ func (s *scene) sendMutated(t *testing.T, m *mutator, req proto.Message) codes.C
 	t.Helper()
 	// A flipped bit could make a secret something that need not be kept.
 	flip := m.rng.IntN(10) == 0
-	if !flip {
+	if !flip && m.rng.IntN(4) == 0 {
 		loadSecrets(req, m.rng.IntN(3))
 	}
 	raw, err := proto.Marshal(req)
@@ -156,14 +159,23 @@ func (s *scene) takeBack() {
 	for _, w := range s.witnesses {
 		ours[w.id], ours[w.target], ours[s.driver.StagingPath(w.id)] = true, true, true
 	}
+	var ids []string
+	for _, e := range s.mustCall(&csi.ListVolumesRequest{}).(*csi.ListVolumesResponse).GetEntries() {
+		ids = append(ids, e.GetVolume().GetVolumeId())
+	}
 	lines, err := mounts()
 	s.must(err)
 	slices.Reverse(lines) // the youngest first
 	for _, line := range lines {
 		if at := strings.Fields(line)[5]; strings.HasPrefix(at, s.box.Kubelet()+"/") && !ours[at] {
-			s.mustCall(&csi.NodeUnpublishVolumeRequest{VolumeId: "none", TargetPath: at})
+			s.unpublishAny(ids, at)
 		}
 	}
+	// A target that is unpublished by another id leaves the read-only device of its
+	// volume to the volume's next unpublish.
+	block := s.publish(s.witnesses[2])
+	block.req.(*csi.NodePublishVolumeRequest).Readonly = true
+	block.undo(s.mustCall(block.req))
 	for _, e := range s.mustCall(&csi.ListSnapshotsRequest{}).(*csi.ListSnapshotsResponse).GetEntries() {
 		s.mustCall(&csi.DeleteSnapshotRequest{SnapshotId: e.GetSnapshot().GetSnapshotId()})
 	}
@@ -175,8 +187,21 @@ func (s *scene) takeBack() {
 	}
 }
 
+// unpublishAny unpublishes a path as one of the volumes: a mount goes only with its
+// own.
+func (s *scene) unpublishAny(ids []string, path string) {
+	s.t.Helper()
+	for _, id := range ids {
+		if _, code := s.call(&csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: path}); code == codes.OK {
+			return
+		}
+	}
+	s.t.Errorf("%s is mounted and belongs to no volume", path)
+}
+
 // demandClean demands that the box has nothing but the witnesses, which may have
-// grown, and empty directories that were made on the way to a target.
+// grown, and directories that were made on the way to a target (mount.Root,
+// CreateTarget).
 func (s *scene) demandClean() {
 	s.t.Helper()
 	var gone, more []string
@@ -184,6 +209,9 @@ func (s *scene) demandClean() {
 		now, err := observe(s.box)
 		s.must(err)
 		gone, more = s.notWitnesses(missing(s.before, now)), s.notWitnesses(missing(now, s.before))
+		more = slices.DeleteFunc(more, func(line string) bool {
+			return strings.HasPrefix(line, s.box.Kubelet()+"/") && strings.HasSuffix(line, ": mode 40750")
+		})
 		if len(gone)+len(more) == 0 {
 			return
 		}

@@ -47,38 +47,39 @@ func (s *scene) publish(w *witness) attack {
 }
 
 // plausible are requests about volumes that exist, of which one string at a time
-// is spoiled: those that get as far into the driver as a request can.
+// is spoiled: those that get as far into the driver as a request can. Secrets are
+// spoiled in the harmless requests, which fail and so must keep them.
 func (s *scene) plausible() []attack {
 	words := func() map[string]string { return map[string]string{"csi.storage.k8s.io/pvc/name": "data"} }
 	create := s.create(orchestrator.Claim{Size: 64 * volume.MiB, FSType: volume.Ext4, MountFlags: []string{"noatime"}})
 	fresh := create.req.(*csi.CreateVolumeRequest)
-	fresh.Parameters, fresh.Secrets = words(), words()
+	fresh.Parameters = words()
 	copied := s.create(orchestrator.Claim{Size: 64 * volume.MiB, Block: true, Volume: s.spares[2].id})
 	capacity := &csi.GetCapacityRequest{VolumeCapabilities: fresh.GetVolumeCapabilities(), Parameters: words()}
 	bases := []attack{create, copied, {name: "of a capability", req: capacity}}
 	for _, w := range []*witness{s.spares[0], s.spares[2]} {
 		stage := s.stage(w)
 		r := stage.req.(*csi.NodeStageVolumeRequest)
-		r.PublishContext, r.Secrets, r.VolumeContext = words(), words(), words()
+		r.PublishContext, r.VolumeContext = words(), words()
 		bases = append(bases, stage, attack{name: "of a spare", req: &csi.NodeUnstageVolumeRequest{VolumeId: w.id, StagingTargetPath: s.staging()}})
 	}
 	for _, w := range []*witness{s.witnesses[1], s.witnesses[2]} {
 		snapshot := s.snap(w)
 		r := snapshot.req.(*csi.CreateSnapshotRequest)
-		r.Secrets, r.Parameters = words(), words()
+		r.Parameters = words()
 		publish := s.publish(w)
 		p := publish.req.(*csi.NodePublishVolumeRequest)
-		p.PublishContext, p.Secrets, p.VolumeContext = words(), words(), words()
+		p.PublishContext, p.VolumeContext = words(), words()
 		size := &csi.CapacityRange{RequiredBytes: int64(w.claim.Size)}
 		of := func(req proto.Message) attack { return attack{name: "of a witness", req: req} }
 		bases = append(bases, snapshot, publish,
 			of(&csi.NodeUnstageVolumeRequest{VolumeId: w.id, StagingTargetPath: s.staging()}),
 			of(&csi.NodeUnpublishVolumeRequest{VolumeId: w.id, TargetPath: s.target()}),
 			of(&csi.NodeGetVolumeStatsRequest{VolumeId: w.id, VolumePath: w.target, StagingTargetPath: s.driver.StagingPath(w.id)}),
-			of(&csi.NodeExpandVolumeRequest{VolumeId: w.id, VolumePath: w.target, CapacityRange: size, VolumeCapability: w.claim.Capability(), Secrets: words()}),
-			of(&csi.ControllerExpandVolumeRequest{VolumeId: w.id, CapacityRange: size, VolumeCapability: w.claim.Capability(), Secrets: words()}),
+			of(&csi.NodeExpandVolumeRequest{VolumeId: w.id, VolumePath: w.target, CapacityRange: size, VolumeCapability: w.claim.Capability()}),
+			of(&csi.ControllerExpandVolumeRequest{VolumeId: w.id, CapacityRange: size, VolumeCapability: w.claim.Capability()}),
 			of(&csi.ValidateVolumeCapabilitiesRequest{
-				VolumeId: w.id, VolumeContext: words(), VolumeCapabilities: []*csi.VolumeCapability{w.claim.Capability()}, Parameters: words(), Secrets: words(),
+				VolumeId: w.id, VolumeContext: words(), VolumeCapabilities: []*csi.VolumeCapability{w.claim.Capability()}, Parameters: words(),
 			}),
 			of(&csi.ListSnapshotsRequest{SourceVolumeId: w.id, SnapshotId: s.snapshot}),
 		)

@@ -136,8 +136,9 @@ func loops(dir string) ([]string, error) {
 }
 
 // settleTime is how long the driver and the kernel get for what they do after
-// the answer: emptying the trash, detaching a loop.
-const settleTime = 10 * time.Second
+// the answer: a loop is detached, and an entry of the trash goes when btrfs has
+// freed its space, at the latest after its next commit (30 s).
+const settleTime = time.Minute
 
 // demandUnchanged fails the test if the box is not what it was.
 func demandUnchanged(t *testing.T, box *harness.Box, before []string, after string) {

@@ -25,8 +25,8 @@ func tagOf(id volume.ID) string {
 	return "holdfast:" + hex.EncodeToString(sum[:16])
 }
 
-// attachWait bounds how long Attach waits for a loop device that is just going
-// away to be gone.
+// attachWait bounds how long Attach waits for a loop device that is just coming or
+// going.
 const attachWait = 5 * time.Second
 
 // Attach implements backend.Attacher.
@@ -49,31 +49,42 @@ func (b *Backend) Attach(ctx context.Context, id volume.ID) (*backend.Device, er
 func deviceOf(d *loop.Device) (*backend.Device, error) {
 	info, err := d.Info()
 	if err != nil {
-		return nil, errors.Join(err, d.Close())
+		return nil, errors.Join(deviceGone(err), d.Close())
 	}
 	return &backend.Device{Path: d.Path(), Major: info.Major, Minor: info.Minor, Size: info.Size, Hold: d}, nil
 }
 
+// deviceGone keeps a loop device that is not there any more from being taken for a
+// volume that does not exist, which is what volume.ErrNotFound says to a caller.
+func deviceGone(err error) error {
+	if !errors.Is(err, volume.ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf("%w: somebody detached the volume's loop device just now, try again: %s", volume.ErrBusy, err.Error())
+}
+
 func (p *pool) attach(ctx context.Context, o object) (*loop.Device, error) {
-	ctx, cancel := context.WithTimeout(ctx, attachWait)
-	defer cancel()
+	patience := time.NewTimer(attachWait)
+	defer patience.Stop()
 	for {
 		d, err := p.attachOnce(ctx, o)
 		if !errors.Is(err, volume.ErrBusy) {
 			return d, err
 		}
-		// Somebody holds the lock and shows no loop: a device on its way up or
-		// down.
+		// Most likely somebody holds the lock and shows no loop: a device on its way
+		// up or down.
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: another process has the image locked: stop what uses it (see lslocks)", volume.ErrPrecondition)
+			return nil, fmt.Errorf("%w, while waiting: %s", ctx.Err(), err.Error())
+		case <-patience.C:
+			return nil, err
 		case <-time.After(10*time.Millisecond + rand.N(20*time.Millisecond)):
 		}
 	}
 }
 
 // attachOnce finds the volume's loop device or makes it. It is ErrBusy if the
-// image is locked and no device has it.
+// image is locked and no device has it, or if the device just came or went.
 func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 	img, err := p.openImage(o, unix.O_RDWR)
 	if err != nil {
@@ -92,7 +103,7 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 		return d, p.settle(o, d)
 	}
 	if err := unix.Flock(int(img.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("%w: lock the image: %w", volume.ErrBusy, err)
+		return nil, fmt.Errorf("%w: another process has the image locked: stop what uses it (see lslocks): %w", volume.ErrBusy, err)
 	}
 	at := p.backend.cfg.Fault
 	if err := at.At("attach/locked"); err != nil {
@@ -139,7 +150,7 @@ func (p *pool) settle(o object, d *loop.Device) error {
 		return d.SetAutoclear(false)
 	}()
 	if err != nil {
-		return errors.Join(err, d.Close())
+		return errors.Join(deviceGone(err), d.Close())
 	}
 	return nil
 }
@@ -226,7 +237,7 @@ func findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
 func checkBacking(d *loop.Device, id volume.ID, img *os.File) error {
 	info, err := d.Info()
 	if err != nil {
-		return err
+		return deviceGone(err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
@@ -280,10 +291,14 @@ func openIfTagged(index int, id volume.ID) (*loop.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info, err := d.Info(); err != nil || info.Tag != tagOf(id) {
-		return nil, errors.Join(err, d.Close())
+	info, err := d.Info()
+	if err == nil && info.Tag == tagOf(id) {
+		return d, nil
 	}
-	return d, nil
+	if errors.Is(err, volume.ErrNotFound) {
+		err = nil
+	}
+	return nil, errors.Join(err, d.Close())
 }
 
 // Refresh implements backend.Attacher.
@@ -298,7 +313,7 @@ func (b *Backend) Refresh(ctx context.Context, id volume.ID) error {
 	}
 	defer d.Close()
 	if err := d.Refresh(); err != nil {
-		return fmt.Errorf("give %s the size of %s: %w", d.Path(), id, err)
+		return fmt.Errorf("give %s the size of %s: %w", d.Path(), id, deviceGone(err))
 	}
 	size, err := d.Size()
 	if err == nil && size < v.Size {

@@ -1,11 +1,16 @@
 package local
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -70,6 +75,63 @@ func TestABlockDeviceThatIsFoundAgainStays(t *testing.T) {
 	}
 	if err := b.Detach(ctx, v.ID); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// lockImage locks a volume's image as another process would that attaches it.
+func (b *bench) lockImage(id volume.ID) (unlock func()) {
+	b.t.Helper()
+	img, err := os.Open(filepath.Join(b.poolNamed("default").dir.Name(), objectDir(id), dataDir, imageFile))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := unix.Flock(int(img.Fd()), unix.LOCK_EX); err != nil {
+		b.t.Fatal(err)
+	}
+	return func() { img.Close() }
+}
+
+func TestAnImageThatStaysLockedIsBusy(t *testing.T) {
+	b := newBench(t, 2*volume.GiB, nil, "default")
+	v := b.create(blockSpec("a"))
+	unlock := b.lockImage(v.ID)
+	defer unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := b.Attach(ctx, v.ID); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, volume.ErrBusy) || !strings.Contains(err.Error(), "lslocks") {
+		t.Errorf("Attach whose context ended = %v, want DeadlineExceeded that says why", err)
+	}
+	if testing.Short() {
+		t.Skip("waiting for as long as Attach does takes 5 s")
+	}
+	if _, err := b.Attach(t.Context(), v.ID); !errors.Is(err, volume.ErrBusy) || !strings.Contains(err.Error(), "lslocks") {
+		t.Errorf("Attach = %v, want ErrBusy that says what to do", err)
+	}
+}
+
+func TestAnImageThatIsLockedForAMomentIsAttached(t *testing.T) {
+	b := newBench(t, 2*volume.GiB, nil, "default")
+	v := b.create(blockSpec("a"))
+	time.AfterFunc(100*time.Millisecond, b.lockImage(v.ID))
+	dev, err := b.Attach(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(dev.Close(), b.Detach(t.Context(), v.ID)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAMissingDeviceIsNotAMissingVolume(t *testing.T) {
+	err := deviceGone(fmt.Errorf("look at /dev/loop3: %w", volume.ErrNotFound))
+	if !errors.Is(err, volume.ErrBusy) || errors.Is(err, volume.ErrNotFound) || !strings.Contains(err.Error(), "/dev/loop3") {
+		t.Errorf("deviceGone = %v, want ErrBusy", err)
+	}
+	if err := deviceGone(volume.ErrDataLoss); !errors.Is(err, volume.ErrDataLoss) {
+		t.Errorf("another error became %v", err)
+	}
+	if err := deviceGone(nil); err != nil {
+		t.Errorf("no error became %v", err)
 	}
 }
 
