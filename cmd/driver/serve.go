@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -51,6 +52,17 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 	return errors.Join(serve(ctx, o, engine, hook, logger), engine.Close())
 }
 
+// programGrace is how long a stop waits for a check or a resize of a filesystem,
+// which nobody may break off. In a container, whose end is theirs, the pod's
+// terminationGracePeriodSeconds must allow for it.
+const programGrace = 10 * time.Minute
+
+func drainPrograms(runner *osexec.Exec) error {
+	ctx, cancel := context.WithTimeout(context.Background(), programGrace)
+	defer cancel()
+	return runner.Drain(ctx)
+}
+
 func newLogger(verbosity int) *slog.Logger {
 	level := slog.LevelInfo
 	switch {
@@ -87,13 +99,14 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 	if err != nil {
 		return err
 	}
+	runner := osexec.New()
 	kubelet, err := mount.OpenRoot(o.kubeletDir)
 	if err != nil {
 		return fmt.Errorf("--kubelet-dir: %w", err)
 	}
 	defer kubelet.Close()
 	nodes := node.New(node.Config{
-		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: osexec.New(), Ready: ready.Load, Fault: hook,
+		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: runner, Ready: ready.Load, Fault: hook,
 	})
 	controllers := controller.New(controller.Config{
 		Backend: engine, NodeID: o.nodeID,
@@ -131,6 +144,7 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 	err = server.Run(ctx)
 	stop(err)
 	group.Wait()
+	err = errors.Join(err, drainPrograms(runner))
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}

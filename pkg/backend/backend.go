@@ -104,9 +104,10 @@ type Attacher interface {
 	// Device open until the filesystem is mounted. The device of a block volume
 	// stays until Detach or until the machine stops.
 	//
-	// It is ErrNotFound, ErrUnavailable, ErrDataLoss if the image is shorter than
-	// the volume, or ErrPrecondition if the kernel cannot give the device the
-	// properties it must have.
+	// It is ErrNotFound, ErrUnavailable, ErrBusy if the device is just coming or
+	// going, ErrDataLoss if the image is shorter than the volume, or
+	// ErrPrecondition if the kernel cannot give the device the properties it must
+	// have.
 	Attach(ctx context.Context, id volume.ID) (*Device, error)
 
 	// Lookup finds the device of a volume if it is attached. The caller owns the
@@ -114,7 +115,8 @@ type Attacher interface {
 	Lookup(ctx context.Context, id volume.ID) (dev *Device, ok bool, err error)
 
 	// Refresh gives an attached device the size of its volume. One that is not
-	// attached is success.
+	// attached is success. It is ErrNotFound (the volume), ErrUnavailable, or
+	// ErrBusy if the device is just going.
 	Refresh(ctx context.Context, id volume.ID) error
 
 	// Detach writes out what the device still holds and lets it go. If somebody
