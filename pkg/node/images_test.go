@@ -43,7 +43,9 @@ func (m *images) create(t testing.TB, name string, format volume.Format, size vo
 		format.SectorSize = 4096
 	}
 	v := volume.Volume{
-		ID: volume.NewID(volume.KindVolume, testPool, name), Name: name,
+		// Tags are seen by the whole machine, where another run of these tests may
+		// have a volume of this name.
+		ID: volume.NewID(volume.KindVolume, testPool, m.dir+"/"+name), Name: name,
 		Size: size, Format: format, BirthSize: size, Created: time.Now(),
 	}
 	f, err := os.OpenFile(m.image(v.ID), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)

@@ -2,11 +2,13 @@ package hostile
 
 import (
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 )
@@ -118,6 +120,9 @@ func (s *scene) runAll(t *testing.T, attacks []attack) {
 
 func TestWhatLiesAtATargetIsNeitherUsedNorRemoved(t *testing.T) {
 	s := newScene(t)
+	other := s.box.Kubelet() + "/pods/other"
+	s.must(os.Mkdir(other, 0o750))
+	s.must(unix.Mount("other", other, "tmpfs", 0, "size=1m"))
 	s.start()
 	precondition := []codes.Code{codes.FailedPrecondition}
 	stage := func(w *witness, path string) proto.Message {
@@ -153,6 +158,13 @@ func TestWhatLiesAtATargetIsNeitherUsedNorRemoved(t *testing.T) {
 		{name: "unpublish below a file", req: unpublish(traps + "/file/mount"), want: []codes.Code{codes.OK, codes.FailedPrecondition}},
 		{name: "unpublish what is not there", req: unpublish(traps + "/none/mount"), want: fine},
 		{name: "unstage what is not there", req: &csi.NodeUnstageVolumeRequest{VolumeId: s.spares[0].id, StagingTargetPath: traps + "/none"}, want: fine},
+		{name: "unpublish another's volume", req: unpublish(s.witnesses[1].target), want: precondition},
+		{name: "unpublish another's device", req: unpublish(s.witnesses[2].target), want: precondition},
+		{name: "unpublish another driver's volume", req: unpublish(other), want: precondition},
+		{name: "unpublish by no id of ours", req: &csi.NodeUnpublishVolumeRequest{VolumeId: "none", TargetPath: s.witnesses[0].target}, want: precondition},
+		{name: "unstage another's volume", req: &csi.NodeUnstageVolumeRequest{VolumeId: s.spares[0].id, StagingTargetPath: s.driver.StagingPath(s.witnesses[1].id)}, want: precondition},
+		{name: "unstage another driver's volume", req: &csi.NodeUnstageVolumeRequest{VolumeId: s.spares[0].id, StagingTargetPath: other}, want: precondition},
+		{name: "unstage by no id of ours", req: &csi.NodeUnstageVolumeRequest{VolumeId: "none", StagingTargetPath: s.witnesses[0].target}, want: precondition},
 		{name: "unstage while published", req: &csi.NodeUnstageVolumeRequest{VolumeId: s.witnesses[0].id, StagingTargetPath: s.driver.StagingPath(s.witnesses[0].id)}, want: precondition},
 	})
 	s.end()

@@ -163,23 +163,26 @@ func (s *scene) takeBack() {
 	for _, e := range s.mustCall(&csi.ListVolumesRequest{}).(*csi.ListVolumesResponse).GetEntries() {
 		ids = append(ids, e.GetVolume().GetVolumeId())
 	}
+	volumes := s.mustCall(&csi.ListVolumesRequest{}).(*csi.ListVolumesResponse).GetEntries()
 	lines, err := mounts()
 	s.must(err)
 	slices.Reverse(lines) // the youngest first
 	for _, line := range lines {
-		if at := strings.Fields(line)[5]; strings.HasPrefix(at, s.box.Kubelet()+"/") && !ours[at] {
-			s.unpublishAny(ids, at)
+		at := strings.Fields(line)[5]
+		if !strings.HasPrefix(at, s.box.Kubelet()+"/") || ours[at] {
+			continue
+		}
+		if !slices.ContainsFunc(volumes, func(e *csi.ListVolumesResponse_Entry) bool {
+			_, code := s.call(&csi.NodeUnpublishVolumeRequest{VolumeId: e.GetVolume().GetVolumeId(), TargetPath: at})
+			return code == codes.OK
+		}) {
+			s.t.Fatalf("no volume can be unpublished at %s: %s", at, s.last)
 		}
 	}
-	// A target that is unpublished by another id leaves the read-only device of its
-	// volume to the volume's next unpublish.
-	block := s.publish(s.witnesses[2])
-	block.req.(*csi.NodePublishVolumeRequest).Readonly = true
-	block.undo(s.mustCall(block.req))
 	for _, e := range s.mustCall(&csi.ListSnapshotsRequest{}).(*csi.ListSnapshotsResponse).GetEntries() {
 		s.mustCall(&csi.DeleteSnapshotRequest{SnapshotId: e.GetSnapshot().GetSnapshotId()})
 	}
-	for _, e := range s.mustCall(&csi.ListVolumesRequest{}).(*csi.ListVolumesResponse).GetEntries() {
+	for _, e := range volumes {
 		if id := e.GetVolume().GetVolumeId(); !ours[id] {
 			s.mustCall(&csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: s.staging()})
 			s.mustCall(&csi.DeleteVolumeRequest{VolumeId: id})
