@@ -159,10 +159,6 @@ func (s *scene) takeBack() {
 	for _, w := range s.witnesses {
 		ours[w.id], ours[w.target], ours[s.driver.StagingPath(w.id)] = true, true, true
 	}
-	var ids []string
-	for _, e := range s.mustCall(&csi.ListVolumesRequest{}).(*csi.ListVolumesResponse).GetEntries() {
-		ids = append(ids, e.GetVolume().GetVolumeId())
-	}
 	volumes := s.mustCall(&csi.ListVolumesRequest{}).(*csi.ListVolumesResponse).GetEntries()
 	lines, err := mounts()
 	s.must(err)
@@ -172,12 +168,7 @@ func (s *scene) takeBack() {
 		if !strings.HasPrefix(at, s.box.Kubelet()+"/") || ours[at] {
 			continue
 		}
-		if !slices.ContainsFunc(volumes, func(e *csi.ListVolumesResponse_Entry) bool {
-			_, code := s.call(&csi.NodeUnpublishVolumeRequest{VolumeId: e.GetVolume().GetVolumeId(), TargetPath: at})
-			return code == codes.OK
-		}) {
-			s.t.Fatalf("no volume can be unpublished at %s: %s", at, s.last)
-		}
+		s.unpublishAny(volumes, at)
 	}
 	for _, e := range s.mustCall(&csi.ListSnapshotsRequest{}).(*csi.ListSnapshotsResponse).GetEntries() {
 		s.mustCall(&csi.DeleteSnapshotRequest{SnapshotId: e.GetSnapshot().GetSnapshotId()})
@@ -192,14 +183,14 @@ func (s *scene) takeBack() {
 
 // unpublishAny unpublishes a path as one of the volumes: a mount goes only with its
 // own.
-func (s *scene) unpublishAny(ids []string, path string) {
+func (s *scene) unpublishAny(volumes []*csi.ListVolumesResponse_Entry, path string) {
 	s.t.Helper()
-	for _, id := range ids {
-		if _, code := s.call(&csi.NodeUnpublishVolumeRequest{VolumeId: id, TargetPath: path}); code == codes.OK {
+	for _, e := range volumes {
+		if _, code := s.call(&csi.NodeUnpublishVolumeRequest{VolumeId: e.GetVolume().GetVolumeId(), TargetPath: path}); code == codes.OK {
 			return
 		}
 	}
-	s.t.Errorf("%s is mounted and belongs to no volume", path)
+	s.t.Fatalf("no volume can be unpublished at %s: %s", path, s.last)
 }
 
 // demandClean demands that the box has nothing but the witnesses, which may have

@@ -209,7 +209,7 @@ func conflictingCalls(s *site) {
 			mu.Unlock()
 			switch status.Code(err) {
 			case codes.OK, codes.Aborted:
-			case codes.ResourceExhausted: // chance made more clones than the pool can promise
+			case codes.ResourceExhausted, codes.OutOfRange: // chance made more clones than the pool can promise
 			default:
 				return err
 			}

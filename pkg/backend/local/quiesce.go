@@ -142,7 +142,7 @@ func mountedRoot(ctx context.Context, d *loop.Device, fsType volume.FSType) (*os
 		}
 	}
 	if fsType == "" {
-		sb, err := filesystem.Probe(d.File())
+		sb, err := filesystem.ProbeInUse(d.File())
 		if err != nil {
 			return nil, err
 		}
