@@ -33,6 +33,7 @@ func TestBenchmarks(t *testing.T) {
 	calls(t, driver, &r)
 	snapshots(t, box, driver, &r)
 	growth(t, driver, &r)
+	r.writeAims()
 	driver.Stop()
 	if err := os.WriteFile(path, r.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
@@ -172,6 +173,11 @@ func calls(t *testing.T, d *harness.Driver, r *report) {
 		r.line("")
 		r.line("Volumes of 1 GiB, one after another (%d), and of 300 MiB by %d callers at once, each on its own volume.", alone, callers)
 		r.table("call", "p50", "p95", fmt.Sprintf("p50, %d callers", callers), fmt.Sprintf("p95, %d callers", callers))
+		if claim.FSType == volume.Ext4 {
+			r.aim("CreateVolume, ext4, 1 GiB, durable", 60*time.Millisecond, one.times["CreateVolume, ext4"])
+		}
+		r.aim("CreateVolume from a snapshot, "+one.kind(), 60*time.Millisecond, one.times["CreateVolume from a snapshot"])
+		r.aim("CreateVolume from a volume, attached, "+one.kind(), 60*time.Millisecond, one.times["CreateVolume from a volume, attached"])
 		for _, what := range one.order {
 			a, m := one.times[what], many.times[what]
 			r.row(what, ms(a.percentile(50)), ms(a.percentile(95)), ms(m.percentile(50)), ms(m.percentile(95)))

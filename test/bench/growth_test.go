@@ -51,6 +51,7 @@ func growth(t *testing.T, d *harness.Driver, r *report) {
 			must(d.Expand(ctx, id, "writer", claim, claim.Size+volume.Bytes(i+1)*volume.GiB))
 			took = append(took, time.Since(start))
 		}
+		r.aim("online growth, "+claim.Name, 100*time.Millisecond, took)
 		stall := "-"
 		if j != nil {
 			stall = ms(j.Stall())

@@ -25,7 +25,36 @@ func (s samples) percentile(p int) time.Duration {
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }
 
 // report is the page that is being written.
-type report struct{ bytes.Buffer }
+type report struct {
+	bytes.Buffer
+	aims [][]string // rows of the table of aims
+}
+
+// aim compares what was measured, one caller at a time, with what we aim for.
+func (r *report) aim(what string, want time.Duration, have samples) {
+	p50, p95 := have.percentile(50), have.percentile(95)
+	verdict := "met"
+	switch {
+	case p50 > want:
+		verdict = "missed by " + ms(p50-want)
+	case p95 > want:
+		verdict = "met by the median, missed by the p95 by " + ms(p95-want)
+	}
+	r.aims = append(r.aims, []string{what, ms(want), ms(p50), ms(p95), verdict})
+}
+
+func (r *report) writeAims() {
+	r.line("")
+	r.line("## Aims")
+	r.line("")
+	r.line("One caller at a time. An aim is for every machine, so this table says how this one does, not what is promised. How much of a")
+	r.line("snapshot of a mounted volume is the freeze, which the kernel does (FIFREEZE), shows in the stall of the writer; the rest is")
+	r.line("syncing before it and committing after it. With many callers at once they share the machine's cores and the pool's commits.")
+	r.table("call", "aim", "p50", "p95", "")
+	for _, row := range r.aims {
+		r.row(row...)
+	}
+}
 
 func (r *report) line(format string, args ...any) { fmt.Fprintf(r, format+"\n", args...) }
 

@@ -95,6 +95,8 @@ func measureSnapshots(t *testing.T, box *harness.Box, d *harness.Driver, r *repo
 	must(err)
 	plain, err := copyFile(image, filepath.Join(box.Dir, "plain-copy"))
 	must(err)
+	r.aim(fmt.Sprintf("CreateSnapshot, written to, %d extents", count), 100*time.Millisecond, took)
+	r.aim(fmt.Sprintf("longest stall of the writer, %d extents", count), 150*time.Millisecond, samples{stall})
 	r.row(fmt.Sprint(count), ms(took.percentile(50)), ms(took.percentile(95)), ms(stall), ms(restores.percentile(50)), ms(plain))
 	must(d.Client.Stop(ctx, id, "writer", claim))
 	must(d.DeleteSnapshot(ctx, base.GetSnapshotId()))
