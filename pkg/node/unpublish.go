@@ -19,21 +19,8 @@ import (
 // ErrPrecondition and stays, and so is one where something of somebody else is
 // mounted.
 func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	if req.GetVolumeId() == "" {
-		return nil, fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
-	}
-	if req.GetTargetPath() == "" {
-		return nil, fmt.Errorf("%w: target path is missing", volume.ErrInvalid)
-	}
-	path, err := s.root.Resolve(req.GetTargetPath())
+	id, path, err := s.leaving(ctx, req.GetVolumeId(), "target path", req.GetTargetPath())
 	if err != nil {
-		return nil, err
-	}
-	id, malformed := volume.ParseID(volume.KindVolume, req.GetVolumeId())
-	if malformed != nil {
-		id = ""
-	}
-	if err := s.checkForeign(ctx, id, path); err != nil {
 		return nil, err
 	}
 	isNode, err := s.isNodeAt(path)
@@ -48,7 +35,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 	}
 	// Only a target that was a device can have left a stacked device. After a
 	// crash right here it stays until the next publish or unstage finds it.
-	if malformed == nil && isNode {
+	if id != "" && isNode {
 		if err := s.fault.At(StepUnpublishUnstack); err != nil {
 			return nil, err
 		}
@@ -57,6 +44,26 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublish
 		}
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, s.fault.At(StepUnpublishAnswer)
+}
+
+// leaving reads what a volume is to be taken away from: the path as mountinfo shows
+// it, which has nothing of somebody else, and the id, "" if it is none of ours.
+func (s *Server) leaving(ctx context.Context, volumeID, what, path string) (volume.ID, string, error) {
+	if volumeID == "" {
+		return "", "", fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
+	}
+	if path == "" {
+		return "", "", fmt.Errorf("%w: %s is missing", volume.ErrInvalid, what)
+	}
+	path, err := s.root.Resolve(path)
+	if err != nil {
+		return "", "", err
+	}
+	id, err := volume.ParseID(volume.KindVolume, volumeID)
+	if err != nil {
+		id = "" // the path is cleaned all the same
+	}
+	return id, path, s.checkForeign(ctx, id, path)
 }
 
 // sweepInTurn sweeps between two publications of the volume and never during one,

@@ -20,24 +20,11 @@ import (
 // What other mount namespaces still hold does not count: the device then goes
 // with its last user.
 func (s *Server) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
-	if req.GetVolumeId() == "" {
-		return nil, fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
-	}
-	if req.GetStagingTargetPath() == "" {
-		return nil, fmt.Errorf("%w: staging target path is missing", volume.ErrInvalid)
-	}
-	path, err := s.root.Resolve(req.GetStagingTargetPath())
+	id, path, err := s.leaving(ctx, req.GetVolumeId(), "staging target path", req.GetStagingTargetPath())
 	if err != nil {
 		return nil, err
 	}
-	id, malformed := volume.ParseID(volume.KindVolume, req.GetVolumeId())
-	if malformed != nil {
-		id = ""
-	}
-	if err := s.checkForeign(ctx, id, path); err != nil {
-		return nil, err
-	}
-	if malformed == nil {
+	if id != "" {
 		if err := s.checkUnused(ctx, id, path); err != nil {
 			return nil, err
 		}
@@ -48,7 +35,7 @@ func (s *Server) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolu
 	if err := s.root.Unmount(ctx, path); err != nil {
 		return nil, err
 	}
-	if malformed == nil {
+	if id != "" {
 		if err := s.release(ctx, id); err != nil {
 			return nil, err
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// volumes are the volumes of this session; the whole list is checked.
+// volumes are those that the scenario made; the whole list is checked.
 func (s *session) volumes() []volume.Volume {
 	all, err := s.engine().Volumes(s.ctx)
 	if err != nil {
@@ -21,7 +21,7 @@ func (s *session) volumes() []volume.Volume {
 	return ours(s, all, func(v volume.Volume) (volume.ID, string) { return v.ID, v.Name })
 }
 
-// snapshots are the snapshots of this session; the whole list is checked.
+// snapshots are those that the scenario took; the whole list is checked.
 func (s *session) snapshots() []volume.Snapshot {
 	all, err := s.engine().Snapshots(s.ctx)
 	if err != nil {

@@ -30,9 +30,10 @@
 //
 // # Locks, in order
 //
-// slot.mu (which pool is open) before pool.mu (its index and promises). No
-// system call that can take long is made under pool.mu, but for the stat(2) of
-// images that measures promises.
+// slot.opening (one opening of a pool at a time), Backend.mu (what is being
+// changed), slot.mu (which pool is open), pool.trashMu (removal of deleted data),
+// pool.mu (its index and promises). No system call that can take long is made
+// under pool.mu, but for the stat(2) of images that measures promises.
 //
 // # What it refuses
 //
