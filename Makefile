@@ -13,6 +13,9 @@ BUILD := CGO_ENABLED=0 go build -trimpath
 RUN_PROGRAMS := mkfs.btrfs mkfs.xfs mkfs.ext4 e2fsck resize2fs
 TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git
 
+# Programs of the test cluster, beside those that it builds.
+CLUSTER_PROGRAMS := $(TEST_PROGRAMS) containerd busybox ip
+
 GOLANGCI_VERSION := v2.15.0
 LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 
@@ -37,6 +40,14 @@ build: ## bin/driver, a static binary
 dev: packages build ## a running driver on a throw-away pool; Ctrl-C removes it (root)
 	@hack/dev.sh bin/driver
 
+.PHONY: cluster
+cluster: cluster-packages ## a one-node Kubernetes with Holdfast on it; built once, which takes some minutes (root)
+	@go run ./hack/cluster up
+
+.PHONY: cluster-down
+cluster-down: ## remove every trace of it, volumes included (root)
+	@go run ./hack/cluster down
+
 .PHONY: test
 test: test-packages bin/summary ## everything that this machine can test, counted in the last line
 	@mkdir -p dist
@@ -57,6 +68,11 @@ test-root: test-packages bin/summary ## tests on real loop devices and filesyste
 .PHONY: sanity
 sanity: test-packages bin/summary ## csi-sanity against the driver on real pools (root)
 	@hack/test.sh sanity | bin/summary
+
+.PHONY: e2e
+e2e: cluster-packages bin/summary ## tests on a real Kubernetes; on the cluster that runs, or on one of their own (root)
+	@mkdir -p dist
+	@hack/e2e.sh | bin/summary -out dist/e2e-summary
 
 .PHONY: fault
 fault: test-packages bin/summary ## kill the driver at every step of every operation (root)
@@ -92,11 +108,14 @@ image: build ## dist/holdfast-image.tar, a container image made without a contai
 clean: ## remove what was built
 	@rm -rf bin dist
 
-.PHONY: packages test-packages
+.PHONY: packages test-packages cluster-packages
 packages:
 	@hack/install-packages.sh $(RUN_PROGRAMS)
 test-packages:
 	@hack/install-packages.sh $(TEST_PROGRAMS)
+
+cluster-packages:
+	@hack/install-packages.sh $(CLUSTER_PROGRAMS)
 
 .PHONY: bin/summary
 bin/summary:

@@ -17,6 +17,9 @@ package_of() {
     losetup | unshare | fstrim | findmnt) echo util-linux ;;
     mount) echo mount ;;
     gcc) echo gcc libc6-dev ;;
+    containerd) echo containerd runc containernetworking-plugins ;;
+    busybox) echo busybox-static ;;
+    ip) echo iproute2 ;;
     git) echo git ca-certificates ;;
     *) echo "$0: no package is known for $1" >&2 && exit 2 ;;
   esac

@@ -2,7 +2,7 @@
 # Runs the tests and writes what go test -json says about them to standard
 # output, for test/summary, with a line of its own around each run.
 #
-#   hack/test.sh unit|race|root|sanity|fault... | bin/summary
+#   hack/test.sh unit|race|root|e2e|sanity|fault... | bin/summary
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,6 +57,7 @@ for pass in "$@"; do
     unit) run "unit tests" CGO_ENABLED=0 -- -timeout 10m ./... ;;
     race) race ;;
     root) root ;;
+    e2e) run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 40m ${E2E_ARGS:-} ./test/e2e/... ;;
     *) run "test/$pass" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 40m "./test/$pass/..." ;;
   esac
 done

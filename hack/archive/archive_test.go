@@ -34,7 +34,7 @@ func newRootFS(t *testing.T) string {
 func archiveOf(t *testing.T, rootfs string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	i := image{rootfs: rootfs, tag: "holdfast:v1", created: time.Unix(1700000000, 0).UTC(), architecture: "amd64"}
+	i := image{rootfs: rootfs, tag: "holdfast:v1", entrypoint: driverProgram, created: time.Unix(1700000000, 0).UTC(), architecture: "amd64"}
 	if err := i.write(&b); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestDockerfileSaysTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entry, err := json.Marshal(entrypoint())
+	entry, err := json.Marshal([]string{driverProgram})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,11 +18,13 @@ import (
 type image struct {
 	rootfs       string
 	tag          string
+	entrypoint   string
 	created      time.Time
 	architecture string
 }
 
-func entrypoint() []string { return []string{"/driver"} }
+// driverProgram is what the image of the driver runs.
+const driverProgram = "/driver"
 
 func environment() []string { return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"} }
 
@@ -63,7 +65,7 @@ func (i image) write(out io.Writer) error {
 	layerSum := digest(layer.Bytes())
 	configJSON, err := json.Marshal(config{
 		Architecture: i.architecture, OS: "linux", Created: i.created,
-		Config:  runConfig{Entrypoint: entrypoint(), Env: environment()},
+		Config:  runConfig{Entrypoint: []string{i.entrypoint}, Env: environment()},
 		RootFS:  rootFS{Type: "layers", DiffIDs: []string{"sha256:" + layerSum}},
 		History: []historyItem{{Created: i.created, CreatedBy: "hack/image-rootfs.sh"}},
 	})

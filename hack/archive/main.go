@@ -29,6 +29,7 @@ func run(args []string) (err error) {
 	rootfs := flags.String("rootfs", "dist/rootfs", "the root filesystem")
 	out := flags.String("out", "dist/holdfast-image.tar", "the image to make")
 	tag := flags.String("tag", "holdfast:devel", "what to call it")
+	entrypoint := flags.String("entrypoint", driverProgram, "the program that the image runs")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func run(args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	i := image{rootfs: *rootfs, tag: *tag, created: created, architecture: runtime.GOARCH}
+	i := image{rootfs: *rootfs, tag: *tag, entrypoint: *entrypoint, created: created, architecture: runtime.GOARCH}
 	if err := i.write(f); err != nil {
 		return fmt.Errorf("make an image of %s: %w", *rootfs, err)
 	}

@@ -1,0 +1,262 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/teardown"
+)
+
+// Reboot does to the node what a reboot does: kubelet, containerd and all
+// containers die at once, and their mounts and loop devices are gone. Then
+// everything is started again. The control plane goes on.
+func (c *Cluster) Reboot(ctx context.Context) error {
+	if err := c.stopNode(ctx); err != nil {
+		return err
+	}
+	for _, dir := range []string{containerdState, filepath.Join(runDir, "ipam")} {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return c.startNode(ctx)
+}
+
+// Down stops the cluster and removes every trace of it, the driver's volumes
+// included. It may be called whatever state the cluster is in.
+func Down(ctx context.Context) error {
+	l, err := findTree()
+	if err != nil {
+		return err
+	}
+	c := &Cluster{layout: l}
+	if err := c.stopNode(ctx); err != nil {
+		return err
+	}
+	daemons := l.controlPlane()
+	slices.Reverse(daemons)
+	for _, d := range daemons {
+		if err := d.kill(ctx); err != nil {
+			return err
+		}
+	}
+	if err := stopNetwork(ctx); err != nil {
+		return err
+	}
+	for _, dir := range traces() {
+		if err := removeTree(dir); err != nil {
+			return err
+		}
+	}
+	removeLogLinks()
+	if err := os.Remove(l.kubeconfig()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// stopNode kills what runs on the node and takes its mounts and loops away.
+func (c *Cluster) stopNode(ctx context.Context) error {
+	if err := c.kubelet().kill(ctx); err != nil {
+		return err
+	}
+	if err := killShims(ctx); err != nil {
+		return err
+	}
+	if err := containerd().kill(ctx); err != nil {
+		return err
+	}
+	// A pod's network namespace is a mount that the CNI plugins made.
+	if err := removeNetworkNamespaces(); err != nil {
+		return err
+	}
+	if err := unmountBelow(ctx, runDir); err != nil {
+		return err
+	}
+	if err := stopBridge(ctx); err != nil {
+		return err
+	}
+	for _, dir := range []string{KubeletDir, PoolsDir} {
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		if err := teardown.Below(ctx, dir); err != nil {
+			return fmt.Errorf("take down what is mounted below %s: %w", dir, err)
+		}
+		if err := unmount(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return removeCgroups()
+}
+
+// killShims kills the shims of our containerd and every process below them: those
+// of the containers are in kubelet's control groups.
+func killShims(ctx context.Context) error {
+	var shims []int
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.Contains(string(line), "containerd-shim") && strings.Contains(string(line), "\x00"+containerdSocket+"\x00") {
+			shims = append(shims, pid)
+		}
+	}
+	all := append(podProcesses(), shims...)
+	for _, pid := range all {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("kill a container's process %d: %w", pid, err)
+		}
+	}
+	return wait(ctx, 20*time.Second, func() bool { return len(podProcesses()) == 0 && !anyAlive(shims) })
+}
+
+func anyAlive(pids []int) bool {
+	return slices.ContainsFunc(pids, func(pid int) bool { _, err := startTime(pid); return err == nil })
+}
+
+// podCgroups are kubelet's control groups, in each hierarchy (cgroups(7)).
+func podCgroups() []string {
+	var found []string
+	for _, pattern := range []string{"/sys/fs/cgroup/kubepods", "/sys/fs/cgroup/*/kubepods"} {
+		dirs, _ := filepath.Glob(pattern) // the pattern is well-formed
+		found = append(found, dirs...)
+	}
+	return found
+}
+
+// podProcesses are the processes in them.
+func podProcesses() []int {
+	seen := map[int]bool{}
+	for _, top := range podCgroups() {
+		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.Name() != "cgroup.procs" {
+				return nil // a group that goes while it is looked at has no process
+			}
+			data, _ := os.ReadFile(path)
+			for field := range strings.FieldsSeq(string(data)) {
+				if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+					seen[pid] = true
+				}
+			}
+			return nil
+		})
+	}
+	var pids []int
+	for pid := range seen {
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// removeCgroups removes kubelet's control groups, the innermost first.
+func removeCgroups() error {
+	for _, top := range podCgroups() {
+		var dirs []string
+		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		slices.Reverse(dirs)
+		for _, dir := range dirs {
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("remove the control group %s: %w", dir, err)
+			}
+		}
+	}
+	return nil
+}
+
+// removeNetworkNamespaces removes those that containerd's CRI plugin has named.
+func removeNetworkNamespaces() error {
+	names, _ := filepath.Glob("/run/netns/cni-*") // the pattern is well-formed
+	for _, name := range names {
+		if err := unix.Unmount(name, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmount %s: %w", name, err)
+		}
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmountBelow unmounts what is below dir, the newest first.
+func unmountBelow(ctx context.Context, dir string) error {
+	mounts, err := mount.List()
+	if err != nil {
+		return err
+	}
+	for i := len(mounts) - 1; i >= 0 && ctx.Err() == nil; i-- {
+		if strings.HasPrefix(mounts[i].Path, dir+"/") {
+			if err := unmount(ctx, mounts[i].Path); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// unmount unmounts what is mounted on dir. The threads of a process that was killed
+// may hold it for an instant longer.
+func unmount(ctx context.Context, dir string) error {
+	var err error
+	gone := func() bool {
+		err = unix.Unmount(dir, 0)
+		return !errors.Is(err, unix.EBUSY)
+	}
+	if late := wait(ctx, 10*time.Second, gone); late != nil || err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	return nil
+}
+
+// removeTree removes a directory, and refuses if anything is still mounted there.
+func removeTree(dir string) error {
+	mounts, err := mount.List()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.Path == dir || strings.HasPrefix(m.Path, dir+"/") {
+			return fmt.Errorf("remove %s: %s is still mounted", dir, m.Path)
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// removeLogLinks removes the links that kubelet makes to the logs of containers.
+func removeLogLinks() {
+	const dir = "/var/log/containers"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, logDir+"/") {
+			_ = os.Remove(path) // a dangling link does no harm
+		}
+	}
+	_ = os.Remove(dir) // if it is empty, it was kubelet's
+}

@@ -1,0 +1,218 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// What a user applies.
+const (
+	overlay  = "deploy/kustomize/overlays/single-node"
+	examples = "deploy/examples"
+)
+
+// traces is what Down removes as a whole.
+func traces() []string {
+	return []string{KubeletDir, HoldfastDir, dataDir, runDir}
+}
+
+// Up starts the cluster with Holdfast installed, or what of it does not run. It
+// needs root, and takes minutes where nothing is built yet. log is told what
+// takes time.
+func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
+	l, err := findTree()
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("start a cluster: containers, mounts and addresses need root")
+	}
+	if err := l.claimMachine(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(l.bin("build"), 0o755); err != nil {
+		return nil, err
+	}
+	for _, s := range programs() {
+		if err := s.build(ctx, l.bin(), log); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range []string{dataDir, runDir, logDir, pkiDir, KubeletDir, PoolsDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(writePKI(l.kubeconfig()), writeNodeConfig()); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(log, "starting Kubernetes")
+	if err := startNetwork(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.startControlPlane(ctx); err != nil {
+		return nil, err
+	}
+	c := &Cluster{layout: l}
+	if err := c.startNode(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.install(ctx, log)
+}
+
+// claimMachine refuses a machine where a kubelet or a Holdfast is at home already.
+func (l layout) claimMachine() error {
+	if _, err := os.Stat(dataDir); err == nil {
+		return nil // ours
+	}
+	for _, dir := range []string{KubeletDir, HoldfastDir} {
+		entries, err := os.ReadDir(dir)
+		if err == nil && len(entries) > 0 {
+			return fmt.Errorf("%s is not empty: this machine seems to be a node of another cluster, and this one needs the directory for itself", dir)
+		}
+	}
+	return nil
+}
+
+// startNode starts containerd and kubelet and waits until the node is ready.
+func (c *Cluster) startNode(ctx context.Context) error {
+	for _, dir := range []string{KubeletDir, PoolsDir} {
+		if err := share(dir); err != nil {
+			return err
+		}
+	}
+	if err := containerd().start(); err != nil {
+		return err
+	}
+	if err := wait(ctx, 30*time.Second, func() bool {
+		_, err := command(ctx, "ctr", "-a", containerdSocket, "version")
+		return err == nil
+	}); err != nil {
+		return fmt.Errorf("containerd does not come up: %w\n%s", err, containerd().tail())
+	}
+	if err := c.importIfAbsent(ctx, pauseImage); err != nil {
+		return err
+	}
+	return c.StartKubelet(ctx)
+}
+
+// share makes dir a mount point whose mounts propagate, as everything does on a
+// machine that systemd has started; elsewhere / may be private.
+func share(dir string) error {
+	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err == nil {
+		return nil
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make %s a mount point: %w", dir, err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make the mounts below %s propagate: %w", dir, err)
+	}
+	return nil
+}
+
+// install imports the images that the overlay names and applies it.
+func (c *Cluster) install(ctx context.Context, log io.Writer) error {
+	manifests, err := c.Kubectl(ctx, "kustomize", filepath.Join(c.tree, overlay))
+	if err != nil {
+		return err
+	}
+	used, err := c.readAll(examples)
+	if err != nil {
+		return err
+	}
+	refs := append(imagesIn(manifests+used), busyboxImage, workloadImage)
+	for _, ref := range refs {
+		fmt.Fprintln(log, "image", ref)
+		maker, err := c.maker(ref)
+		if err != nil {
+			return err
+		}
+		if err := c.importImage(ctx, ref, maker); err != nil {
+			return err
+		}
+	}
+	if _, err := c.Kubectl(ctx, "apply", "--server-side", "-f", filepath.Join(c.tree, overlay, "..", "..", "components", "snapshot-controller", "crds")); err != nil {
+		return err
+	}
+	fmt.Fprintln(log, "installing", overlay)
+	if _, err := c.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(c.tree, overlay)); err != nil {
+		return err
+	}
+	for _, what := range []string{"daemonset/holdfast", "deployment/snapshot-controller"} {
+		if out, err := c.Kubectl(ctx, "-n", "holdfast-system", "rollout", "status", "--timeout=180s", what); err != nil {
+			pods, _ := c.Kubectl(ctx, "-n", "holdfast-system", "describe", "pods")
+			return fmt.Errorf("%w\n%s\n%s", err, out, pods)
+		}
+	}
+	return nil
+}
+
+// readAll is the content of all YAML files of a directory of the tree.
+func (l layout) readAll(dir string) (string, error) {
+	files, err := filepath.Glob(filepath.Join(l.tree, dir, "*.yaml"))
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("%s has no YAML files: %w", dir, err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		all.Write(append(data, '\n'))
+	}
+	return all.String(), nil
+}
+
+// importIfAbsent is for images that never change.
+func (c *Cluster) importIfAbsent(ctx context.Context, ref string) error {
+	out, err := command(ctx, "ctr", "-a", containerdSocket, "-n", "k8s.io", "images", "ls", "-q", "name=="+ref)
+	if err != nil || out != "" {
+		return err
+	}
+	maker, err := c.maker(ref)
+	if err != nil {
+		return err
+	}
+	return c.importImage(ctx, ref, maker)
+}
+
+// waitForNode waits until kubelet says that the node is ready.
+func (c *Cluster) waitForNode(ctx context.Context) error {
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	started := metav1.Now()
+	err = wait(ctx, 90*time.Second, func() bool { return nodeReady(ctx, client, started) })
+	if err != nil {
+		return fmt.Errorf("the node does not get ready: %w\n%s", err, c.kubelet().tail())
+	}
+	return nil
+}
+
+// nodeReady reports whether kubelet has said so since a time: what it said before
+// it was restarted stands for a while.
+func nodeReady(ctx context.Context, client kubernetes.Interface, since metav1.Time) bool {
+	node, err := client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
+	if err != nil {
+		return false
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == "Ready" {
+			return condition.Status == "True" && !condition.LastHeartbeatTime.Time.Before(since.Truncate(time.Second))
+		}
+	}
+	return false
+}
