@@ -54,6 +54,12 @@ func (l layout) maker(ref string) (imageMaker, error) {
 	return nil, fmt.Errorf("nobody here knows how to make %s", ref)
 }
 
+// isOurs reports whether an image is made from this tree, so that it may change
+// while its name stays.
+func isOurs(ref string) bool {
+	return strings.HasPrefix(ref, driverName+":") || ref == workloadImage || strings.HasPrefix(ref, sidecarName+"csi-node-driver-registrar:")
+}
+
 // single is an image of one static program, which runs as anybody.
 func (l layout) single(program string, make func(ctx context.Context, out string) error) imageMaker {
 	return func(ctx context.Context, dir string) (string, error) {

@@ -100,7 +100,7 @@ func (c *Cluster) startNode(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("containerd does not come up: %w\n%s", err, containerd().tail())
 	}
-	if err := c.importIfAbsent(ctx, pauseImage); err != nil {
+	if err := c.provide(ctx, pauseImage, io.Discard); err != nil {
 		return err
 	}
 	return c.StartKubelet(ctx)
@@ -133,12 +133,7 @@ func (c *Cluster) install(ctx context.Context, log io.Writer) error {
 	}
 	refs := append(imagesIn(manifests+used), busyboxImage, workloadImage)
 	for _, ref := range refs {
-		fmt.Fprintln(log, "image", ref)
-		maker, err := c.maker(ref)
-		if err != nil {
-			return err
-		}
-		if err := c.importImage(ctx, ref, maker); err != nil {
+		if err := c.provide(ctx, ref, log); err != nil {
 			return err
 		}
 	}
@@ -146,8 +141,14 @@ func (c *Cluster) install(ctx context.Context, log io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(log, "installing", overlay)
-	if _, err := c.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(c.tree, overlay)); err != nil {
+	before, _ := c.Kubectl(ctx, "-n", "holdfast-system", "get", "daemonset", "holdfast", "-o", "name", "--ignore-not-found")
+	if _, err := c.Kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", filepath.Join(c.tree, overlay)); err != nil {
 		return err
+	}
+	if before != "" { // the image may have changed under its name
+		if _, err := c.Kubectl(ctx, "-n", "holdfast-system", "rollout", "restart", "daemonset/holdfast"); err != nil {
+			return err
+		}
 	}
 	for _, what := range []string{"daemonset/holdfast", "deployment/snapshot-controller"} {
 		if out, err := c.Kubectl(ctx, "-n", "holdfast-system", "rollout", "status", "--timeout=180s", what); err != nil {
@@ -175,12 +176,16 @@ func (l layout) readAll(dir string) (string, error) {
 	return all.String(), nil
 }
 
-// importIfAbsent is for images that never change.
-func (c *Cluster) importIfAbsent(ctx context.Context, ref string) error {
-	out, err := command(ctx, "ctr", "-a", containerdSocket, "-n", "k8s.io", "images", "ls", "-q", "name=="+ref)
-	if err != nil || out != "" {
-		return err
+// provide makes and imports the image that ref names: always, if it is made from
+// this tree, else if containerd does not have it.
+func (c *Cluster) provide(ctx context.Context, ref string, log io.Writer) error {
+	if !isOurs(ref) {
+		out, err := command(ctx, "ctr", "-a", containerdSocket, "-n", "k8s.io", "images", "ls", "-q", "name=="+ref)
+		if err != nil || out != "" {
+			return err
+		}
 	}
+	fmt.Fprintln(log, "image", ref)
 	maker, err := c.maker(ref)
 	if err != nil {
 		return err
