@@ -14,7 +14,7 @@ RUN_PROGRAMS := mkfs.btrfs mkfs.xfs mkfs.ext4 e2fsck resize2fs
 TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git
 
 # Programs of the test cluster, beside those that it builds.
-CLUSTER_PROGRAMS := $(TEST_PROGRAMS) containerd busybox ip
+CLUSTER_PROGRAMS := $(TEST_PROGRAMS) containerd runc /usr/lib/cni/bridge busybox ip
 
 GOLANGCI_VERSION := v2.15.0
 LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)

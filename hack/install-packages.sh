@@ -17,7 +17,9 @@ package_of() {
     losetup | unshare | fstrim | findmnt) echo util-linux ;;
     mount) echo mount ;;
     gcc) echo gcc libc6-dev ;;
-    containerd) echo containerd runc containernetworking-plugins ;;
+    containerd) echo containerd ;;
+    runc) echo runc ;;
+    /usr/lib/cni/bridge) echo containernetworking-plugins ;;
     busybox) echo busybox-static ;;
     ip) echo iproute2 ;;
     git) echo git ca-certificates ;;
