@@ -37,7 +37,7 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("start a cluster: containers, mounts and addresses need root")
 	}
-	if err := l.claimMachine(); err != nil {
+	if err := claimMachine(); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(l.bin("build"), 0o755); err != nil {
@@ -71,15 +71,16 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 }
 
 // claimMachine refuses a machine where a kubelet or a Holdfast is at home already.
-func (l layout) claimMachine() error {
+func claimMachine() error {
 	if _, err := os.Stat(dataDir); err == nil {
 		return nil // ours
 	}
-	for _, dir := range []string{KubeletDir, HoldfastDir} {
-		entries, err := os.ReadDir(dir)
-		if err == nil && len(entries) > 0 {
-			return fmt.Errorf("%s is not empty: this machine seems to be a node of another cluster, and this one needs the directory for itself", dir)
-		}
+	return errors.Join(checkVacant(KubeletDir), checkVacant(HoldfastDir))
+}
+
+func checkVacant(dir string) error {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return fmt.Errorf("%s is not empty: this machine seems to be a node of another cluster, and this one needs the directory for itself", dir)
 	}
 	return nil
 }

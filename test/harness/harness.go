@@ -174,11 +174,7 @@ func (b *Box) TryStart(failpoint string) (*Driver, error) {
 }
 
 func (d *Driver) wait(pipe io.Reader) {
-	lines := bufio.NewScanner(pipe)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		d.log.add(lines.Text())
-	}
+	d.log.read(pipe)
 	err := d.cmd.Wait()
 	d.mu.Lock()
 	d.waited = err
@@ -249,6 +245,15 @@ func (d *Driver) Steps() []string {
 type journal struct {
 	mu    sync.Mutex
 	lines []string
+}
+
+// read adds what comes out of a pipe until its other end is closed.
+func (j *journal) read(pipe io.Reader) {
+	lines := bufio.NewScanner(pipe)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		j.add(lines.Text())
+	}
 }
 
 func (j *journal) add(line string) {
