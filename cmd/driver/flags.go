@@ -22,6 +22,8 @@ type options struct {
 	httpEndpoint  string
 	freezeTimeout time.Duration
 	verbosity     int
+	pod           string
+	requireShared bool
 	pools         poolOptions
 }
 
@@ -41,11 +43,18 @@ func (o *options) flags() *pflag.FlagSet {
 	fs.StringVar(&o.driverName, "driver-name", driverName, "the name of the CSIDriver object")
 	fs.StringVar(&o.mode, "mode", "all", "what to serve: all (Controller and Node for one machine)")
 	fs.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's directory; staging and target paths outside it are refused")
-	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "host:port for /metrics and /healthz; empty for none")
+	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "host:port for /metrics, /healthz and /readyz; empty for none")
 	fs.DurationVar(&o.freezeTimeout, "freeze-timeout", local.DefaultFreezeTimeout, "how long a filesystem may stay frozen for a snapshot before it is thawed and the snapshot fails")
+	addPod(fs, &o.pod)
+	fs.BoolVar(&o.requireShared, "require-shared-mounts", false, "serve nothing unless the host sees what is mounted below --kubelet-dir and below each pool's DIR; for a driver in a pod")
 	fs.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 changes and problems, 1 reads too, 2 every request and answer without its secrets")
 	o.pools.add(fs)
 	return fs
+}
+
+// addPod adds the flag that says which pod this process runs in.
+func addPod(fs *pflag.FlagSet, pod *string) {
+	fs.StringVar(pod, "pod", "", "the pod that this process runs in, as NAMESPACE/NAME: what an administrator should know becomes events of it (its UID is read from the environment, POD_UID)")
 }
 
 func (o *poolOptions) add(fs *pflag.FlagSet) {

@@ -33,6 +33,8 @@ func commands() []command {
 	return []command{
 		{"serve", "serve CSI on a socket (the default)", runServe},
 		{"demo", "show the whole life of a volume on a throw-away pool, with times", runDemo},
+		{"watchdog", "thaw filesystems that a driver which died or hangs has left frozen", runWatchdog},
+		{"claim-node", "take the claim of the one node that this version serves, or say who has it", runClaimNode},
 		{"pool", "pool init DIR: make a directory on btrfs a pool; pool status: what the pools hold", runPool},
 		{"version", "print the version", runVersion},
 	}
@@ -74,7 +76,7 @@ func usage(out io.Writer) {
 	fmt.Fprintln(out, "Usage: driver [COMMAND] [FLAGS]")
 	fmt.Fprintln(out)
 	for _, c := range commands() {
-		fmt.Fprintf(out, "  %-9s %s\n", c.name, c.summary)
+		fmt.Fprintf(out, "  %-10s %s\n", c.name, c.summary)
 	}
 	fmt.Fprintln(out)
 	fmt.Fprintln(out, "driver COMMAND --help shows the flags of a command.")

@@ -44,7 +44,7 @@ func runPoolInit(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	cfg.Runner = osexec.New()
-	cfg.Notice = func(text string) { fmt.Fprintln(out, "note:", text) }
+	cfg.Notice = func(_ local.Reason, text string) { fmt.Fprintln(out, "note:", text) }
 	engine, err := local.New(cfg)
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend/local"
+	"github.com/holdfast-csi/holdfast/pkg/cluster"
 	osexec "github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/controller"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
@@ -44,12 +44,18 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 	}
 	logger := newLogger(o.verbosity)
 	logger.Info("starting", "version", version, "node", o.nodeID)
-	hook := failpoints()
-	engine, err := newEngine(o, hook, logger)
+	report, err := newReporter(o.pod, o.nodeID, logger)
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(ctx, o, engine, hook, logger), engine.Close())
+	// After the last notice.
+	defer report.start()()
+	hook := failpoints()
+	engine, err := newEngine(o, hook, report)
+	if err != nil {
+		return err
+	}
+	return errors.Join(serve(ctx, o, engine, hook, report), engine.Close())
 }
 
 // programGrace is how long a stop waits for a check or a resize of a filesystem,
@@ -76,25 +82,33 @@ func newLogger(verbosity int) *slog.Logger {
 	return logger
 }
 
-func newEngine(o options, hook fault.Hook, logger *slog.Logger) (*local.Backend, error) {
+func newEngine(o options, hook fault.Hook, report *reporter) (*local.Backend, error) {
 	cfg, err := o.pools.parse()
 	if err != nil {
 		return nil, err
 	}
 	cfg.Runner = osexec.New()
 	cfg.FreezeTimeout = o.freezeTimeout
-	cfg.Notice = func(text string) { logger.Warn(text) }
+	cfg.Notice = report.notice
 	cfg.Fault = hook
 	return local.New(cfg)
 }
 
 // serve runs the socket, the engine's background work and the HTTP endpoint. The
-// socket answers Probe with "not ready" while the pools are being opened.
-func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hook, logger *slog.Logger) error {
-	var ready atomic.Bool
+// socket answers Probe with "not ready" while the pools are being opened, and for
+// ever if the mounts are not what --require-shared-mounts asks for: then the pools
+// are not opened at all.
+func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hook, report *reporter) error {
+	logger := report.logger
+	ready := &readiness{}
+	if o.requireShared {
+		if ready.unfit = checkShared(o); ready.unfit != nil {
+			report.warn(cluster.MountNotShared, ready.unfit.Error())
+		}
+	}
 	metrics := rpc.NewMetrics(o.driverName)
 	ids, err := identity.New(identity.Config{
-		DriverName: o.driverName, Version: version, Ready: ready.Load, Capabilities: engine.Capabilities(),
+		DriverName: o.driverName, Version: version, Ready: ready.ok, Capabilities: engine.Capabilities(),
 	})
 	if err != nil {
 		return err
@@ -106,13 +120,13 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 	}
 	defer kubelet.Close()
 	nodes := node.New(node.Config{
-		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: runner, Ready: ready.Load, Fault: hook,
+		NodeID: o.nodeID, Kubelet: kubelet, Backend: engine, Runner: runner, Ready: ready.ok, Fault: hook,
 	})
 	controllers := controller.New(controller.Config{
 		Backend: engine, NodeID: o.nodeID,
 		Warn: func(ctx context.Context, msg string, args ...any) { logger.WarnContext(ctx, msg, args...) },
 	})
-	server, err := rpc.New(rpc.Config{Endpoint: o.endpoint, Logger: logger, Metrics: metrics}, func(r grpc.ServiceRegistrar) {
+	server, err := rpc.New(rpc.Config{Endpoint: o.endpoint, Logger: logger, Metrics: metrics, Gate: ready.gate}, func(r grpc.ServiceRegistrar) {
 		csi.RegisterIdentityServer(r, ids)
 		csi.RegisterControllerServer(r, controllers)
 		csi.RegisterNodeServer(r, nodes)
@@ -123,18 +137,20 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var group sync.WaitGroup
-	group.Go(func() {
-		if err := engine.Start(ctx); err != nil {
-			return // stopping already
-		}
-		for _, p := range engine.Pools() {
-			logger.Info("pool", "name", p.Name, "id", string(p.ID), "available", p.Available)
-		}
-		ready.Store(true)
-		engine.Run(ctx)
-	})
+	if ready.gate() == nil {
+		group.Go(func() {
+			if err := engine.Start(ctx); err != nil {
+				return // stopping already
+			}
+			for _, p := range engine.Pools() {
+				logger.Info("pool", "name", p.Name, "id", string(p.ID), "available", p.Available)
+			}
+			ready.started.Store(true)
+			engine.Run(ctx)
+		})
+	}
 	if o.httpEndpoint != "" {
-		health := rpc.NewHealth(rpc.HealthConfig{Endpoint: o.httpEndpoint, Metrics: metrics, Logger: logger})
+		health := rpc.NewHealth(rpc.HealthConfig{Endpoint: o.httpEndpoint, Metrics: metrics, Logger: logger, Ready: ready.err})
 		group.Go(func() {
 			if err := health.Run(ctx); err != nil {
 				stop(err)

@@ -34,8 +34,10 @@ func WriteFile(root *os.Root, name string, data []byte) error {
 	return Rename(root, name+TempSuffix, name)
 }
 
-// WriteLocked is WriteFile for a file that is under flock(2) from before it has
-// its name. The lock lasts until the file is closed, which is the caller's.
+// WriteLocked makes a new file that is under flock(2) from before it has its name.
+// The lock lasts until the file is closed, which is the caller's. It is
+// fs.ErrExist if the name is taken: what has a name and a lock is never replaced
+// behind the back of whoever holds the lock.
 func WriteLocked(root *os.Root, name string, data []byte) (*os.File, error) {
 	f, err := writeSynced(root, name+TempSuffix, data)
 	if err != nil {
@@ -45,12 +47,29 @@ func WriteLocked(root *os.Root, name string, data []byte) (*os.File, error) {
 	if err != nil {
 		err = fmt.Errorf("lock %s: %w", name, err)
 	} else {
-		err = Rename(root, name+TempSuffix, name)
+		err = renameNew(root, name+TempSuffix, name)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// renameNew is Rename within one directory to a name that nobody has.
+func renameNew(root *os.Root, from, to string) error {
+	d, err := root.Open(path.Dir(to))
+	if err != nil {
+		return fmt.Errorf("open directory %s: %w", path.Dir(to), err)
+	}
+	defer d.Close()
+	fd := int(d.Fd())
+	if err := unix.Renameat2(fd, path.Base(from), fd, path.Base(to), unix.RENAME_NOREPLACE); err != nil {
+		return errors.Join(fmt.Errorf("rename %s to %s: %w", from, to, err), root.Remove(from))
+	}
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync directory %s: %w", path.Dir(to), err)
+	}
+	return nil
 }
 
 // TempSuffix marks a file that is being written.

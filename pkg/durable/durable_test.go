@@ -86,6 +86,34 @@ func TestRemoveTwiceSucceeds(t *testing.T) {
 	}
 }
 
+func TestWriteLockedReplacesNothing(t *testing.T) {
+	root := openRoot(t)
+	first, err := WriteLocked(root, "intent", []byte("first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := WriteLocked(root, "intent", []byte("second")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("got %v", err)
+	}
+	if got, err := root.ReadFile("intent"); err != nil || string(got) != "first" {
+		t.Errorf("it has %q, %v", got, err)
+	}
+	if _, err := root.Stat("intent" + TempSuffix); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("something is left: %v", err)
+	}
+	if err := root.Remove("intent"); err != nil {
+		t.Fatal(err)
+	}
+	again, err := WriteLocked(root, "intent", []byte("third"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWriteLockedIsLockedWhenItHasItsName(t *testing.T) {
 	root := openRoot(t)
 	held, err := WriteLocked(root, "intent", []byte("x"))

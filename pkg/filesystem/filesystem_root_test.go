@@ -229,9 +229,9 @@ func TestFrozenFilesystemHoldsWritersUntilThaw(t *testing.T) {
 		if written.Load() {
 			t.Error("a write went through a frozen filesystem")
 		}
-		for range 2 {
-			if err := filesystem.Thaw(m.root); err != nil {
-				t.Error(err)
+		for _, want := range []bool{true, false} {
+			if frozen, err := filesystem.ThawIfFrozen(m.root); err != nil || frozen != want {
+				t.Errorf("it was frozen: %t, want %t; %v", frozen, want, err)
 			}
 		}
 		if err := <-done; err != nil {

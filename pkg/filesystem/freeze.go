@@ -33,10 +33,22 @@ func Freeze(root *os.File) error {
 
 // Thaw undoes Freeze, whoever did it. One that is not frozen is success.
 func Thaw(root *os.File) error {
-	if err := ioctl(root, fiThaw, nil); err != nil && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("thaw the filesystem at %s: %w", root.Name(), err)
+	_, err := ThawIfFrozen(root)
+	return err
+}
+
+// ThawIfFrozen is Thaw that says whether there was something to undo. Who froze a
+// filesystem and finds it not frozen any more learns that somebody has thawed it
+// meanwhile (EINVAL).
+func ThawIfFrozen(root *os.File) (frozen bool, err error) {
+	switch err := ioctl(root, fiThaw, nil); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EINVAL):
+		return false, nil
+	default:
+		return false, fmt.Errorf("thaw the filesystem at %s: %w", root.Name(), err)
 	}
-	return nil
 }
 
 // Sync writes out everything that a mounted filesystem, of which root is any open

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -24,6 +25,10 @@ type Info struct {
 	Source string
 	// Options are those of this mount, SuperOptions those of the filesystem.
 	Options, SuperOptions []string
+	// PeerGroup is the number of the peer group that a shared mount is in, 0 for
+	// one that is not shared. Master is the peer group that a slave mount gets its
+	// mounts from, else 0.
+	PeerGroup, Master int
 }
 
 // ReadOnly reports whether nothing can be written through this mount: because
@@ -73,9 +78,24 @@ func parse(r io.Reader) ([]Info, error) {
 			Source:       l.Source,
 			Options:      options(l.Options),
 			SuperOptions: options(l.VFSOptions),
+			PeerGroup:    group(l.Optional, "shared:"),
+			Master:       group(l.Optional, "master:"),
 		})
 	}
 	return infos, nil
+}
+
+// group reads one of the optional fields, such as "shared:12".
+func group(fields, name string) int {
+	for field := range strings.FieldsSeq(fields) {
+		if digits, ok := strings.CutPrefix(field, name); ok {
+			n, err := strconv.Atoi(digits)
+			if err == nil {
+				return n
+			}
+		}
+	}
+	return 0
 }
 
 func options(s string) []string {

@@ -44,6 +44,26 @@ func TestMountinfoIsUnderstood(t *testing.T) {
 	}
 }
 
+func TestPropagationIsUnderstood(t *testing.T) {
+	infos, err := parse(strings.NewReader(`22 1 254:0 / / rw - ext4 /dev/vda rw
+30 22 0:5 / /shared rw shared:2 - tmpfs tmpfs rw
+31 22 0:6 / /slave rw master:7 - tmpfs tmpfs rw
+32 22 0:7 / /both rw shared:9 master:7 - tmpfs tmpfs rw
+33 22 0:8 / /unbindable rw unbindable - tmpfs tmpfs rw
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/": "private", "/shared": "shared", "/slave": "slave", "/both": "shared", "/unbindable": "private"} {
+		if got := At(infos, path)[0].Propagation(); got != want {
+			t.Errorf("%s is %s, want %s", path, got, want)
+		}
+	}
+	if both := At(infos, "/both")[0]; both.PeerGroup != 9 || both.Master != 7 {
+		t.Errorf("%+v", both)
+	}
+}
+
 func TestLayersAreOrderedByParent(t *testing.T) {
 	layer := func(id, parent int) Info { return Info{ID: id, Parent: parent, Path: "/t"} }
 	infos := []Info{layer(9, 7), {ID: 1, Parent: 1, Path: "/"}, layer(5, 1), layer(8, 9), layer(7, 5)}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -13,16 +14,34 @@ import (
 // NodeGetInfo answers the name of the node and the pools whose volumes it can
 // reach. There is no limit on the number of volumes: loop devices have none.
 //
-// Until start-up has ended it is ErrUnavailable: kubelet asks once, and a pool
-// that is not known yet would be missing from the node's topology.
+// Until start-up has ended, and as long as the node has no pool at all, it is
+// ErrUnavailable: kubelet asks until it has an answer and then never again, and a
+// pool that is not known yet would be missing from the node's topology.
 func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	if !s.ready() {
 		return nil, fmt.Errorf("%w: the driver is starting and does not know all its pools yet; ask again", volume.ErrUnavailable)
 	}
+	pools := s.backend.Pools()
+	if err := anyKnown(pools); err != nil {
+		return nil, err
+	}
 	return &csi.NodeGetInfoResponse{
 		NodeId:             s.nodeID,
-		AccessibleTopology: &csi.Topology{Segments: topology.OfNode(s.nodeID, s.backend.Pools())},
+		AccessibleTopology: &csi.Topology{Segments: topology.OfNode(s.nodeID, pools)},
 	}, nil
+}
+
+// anyKnown says why no pool was ever opened, if that is so. A pool that is away
+// has its id from when it was here.
+func anyKnown(pools []volume.Pool) error {
+	var reasons []string
+	for _, p := range pools {
+		if p.ID != "" {
+			return nil
+		}
+		reasons = append(reasons, p.Name+": "+p.Reason)
+	}
+	return fmt.Errorf("%w: this node has no pool yet: %s", volume.ErrUnavailable, strings.Join(reasons, "; "))
 }
 
 // NodeGetCapabilities answers what this service can do.

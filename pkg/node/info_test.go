@@ -3,11 +3,13 @@ package node
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/backend/backendtest"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -145,6 +147,20 @@ func TestCallsWithMissingOrImpossibleArgumentsAreRefused(t *testing.T) {
 		err := tc.call()
 		t.Log(name)
 		wantErr(t, err, tc.want)
+	}
+}
+
+// poolless is an engine whose pools could not be made.
+type poolless struct{ backend.Attacher }
+
+func (poolless) Pools() []volume.Pool {
+	return []volume.Pool{{Name: "default", Reason: "no space in pool"}}
+}
+
+func TestNodeInfoWaitsForAPool(t *testing.T) {
+	_, err := New(Config{NodeID: "node-1", Backend: poolless{}}).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "default: no space in pool") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -13,8 +13,9 @@
 //  3. recordMetrics: duration by method and code.
 //  4. statusErrors: sentinels of pkg/volume become codes, secrets leave the text.
 //  5. recoverPanics: a panic becomes an error, which 4 to 2 then treat as such.
-//  6. validateRequests: what breaks the limits of the CSI specification.
-//  7. runOperations: locks, joining, deadline; then the service's method.
+//  6. gated: nothing but Identity is served where the machine is not fit for it.
+//  7. validateRequests: what breaks the limits of the CSI specification.
+//  8. runOperations: locks, joining, deadline; then the service's method.
 //
 // A request that cannot be decoded never reaches them; the services are
 // registered through a wrapper that gives it the same code and log line.

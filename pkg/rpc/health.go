@@ -16,11 +16,15 @@ type HealthConfig struct {
 	Endpoint string
 	Metrics  *Metrics
 	Logger   *slog.Logger
+	// Ready says why the driver cannot be used yet, nil if it can. It is called
+	// for each request and must answer from memory. nil means always ready.
+	Ready func() error
 }
 
-// Health serves /metrics and /healthz over HTTP. /healthz speaks of the process
-// alone: restarting a driver brings no lost disk back, so a pool that is away
-// must not fail a liveness probe.
+// Health serves /metrics, /healthz and /readyz over HTTP. /healthz speaks of the
+// process alone: restarting a driver brings no lost disk back, so a pool that is
+// away must not fail a liveness probe. /readyz answers 503 and the reason while
+// the driver cannot be used.
 type Health struct {
 	endpoint string
 	logger   *slog.Logger
@@ -31,6 +35,15 @@ type Health struct {
 func NewHealth(cfg HealthConfig) *Health {
 	h := &Health{endpoint: cfg.Endpoint, logger: slog.New(RedactHandler(cfg.Logger.Handler())), mux: http.NewServeMux()}
 	h.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	h.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if cfg.Ready != nil {
+			if err := cfg.Ready(); err != nil {
+				http.Error(w, Redact(err.Error()), http.StatusServiceUnavailable)
+				return
+			}
+		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
 	h.mux.Handle("GET /metrics", cfg.Metrics.Handler())

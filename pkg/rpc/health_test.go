@@ -2,10 +2,12 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -87,6 +89,36 @@ func TestHealthzSpeaksOfTheProcess(t *testing.T) {
 	h := NewHealth(HealthConfig{Metrics: NewMetrics("csi.holdfast.dev"), Logger: slog.New(slog.DiscardHandler)})
 	if text := get(t, h, "/healthz"); text != "ok\n" {
 		t.Errorf("got %q", text)
+	}
+}
+
+func TestReadyzSaysWhyNot(t *testing.T) {
+	why := errors.New("no volume is mounted at /pools, eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJlLXRoYXQtaXMtc2VjcmV0")
+	cfg := HealthConfig{Metrics: NewMetrics("csi.holdfast.dev"), Logger: slog.New(slog.DiscardHandler), Ready: func() error { return why }}
+	h := NewHealth(cfg)
+	ask := func(path string) *httptest.ResponseRecorder {
+		answer := httptest.NewRecorder()
+		h.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return answer
+	}
+	got := ask("/readyz")
+	if got.Code != http.StatusServiceUnavailable || !strings.Contains(got.Body.String(), "no volume is mounted at /pools") {
+		t.Errorf("%d: %q", got.Code, got.Body)
+	}
+	if strings.Contains(got.Body.String(), "eyJ") {
+		t.Errorf("a token got out: %q", got.Body)
+	}
+	if got := ask("/healthz"); got.Code != http.StatusOK {
+		t.Errorf("a driver that is not ready is not alive: %d", got.Code)
+	}
+	why = nil
+	if got := ask("/readyz"); got.Code != http.StatusOK || got.Body.String() != "ok\n" {
+		t.Errorf("%d: %q", got.Code, got.Body)
+	}
+	cfg.Ready = nil
+	h = NewHealth(cfg)
+	if got := ask("/readyz"); got.Code != http.StatusOK {
+		t.Errorf("nobody says that it is not ready: %d", got.Code)
 	}
 }
 

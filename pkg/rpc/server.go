@@ -34,6 +34,10 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics counts the calls; it may be nil.
 	Metrics *Metrics
+	// Gate says why no Controller and no Node call can be served now, nil if they
+	// can. It is called for each of them and must answer from memory. nil means
+	// always.
+	Gate func() error
 	// OperationTimeout is how long a call may take, whatever its caller's deadline:
 	// 0 means DefaultOperationTimeout.
 	OperationTimeout time.Duration
@@ -86,6 +90,7 @@ func New(cfg Config, register func(grpc.ServiceRegistrar)) (*Server, error) {
 			cfg.Metrics.recordMetrics,
 			statusErrors,
 			recoverPanics,
+			gated(cfg.Gate),
 			validateRequests,
 			s.ops.runOperations,
 		),

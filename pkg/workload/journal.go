@@ -18,9 +18,10 @@ const recordSize = 4096
 
 // Journal appends records to a file, each synced before the next, until Stop.
 type Journal struct {
-	file *os.File
-	stop chan struct{}
-	done chan struct{}
+	file  *os.File
+	pause time.Duration // after each record
+	stop  chan struct{}
+	done  chan struct{}
 
 	mu    sync.Mutex
 	acked uint64
@@ -30,17 +31,26 @@ type Journal struct {
 }
 
 // StartJournal starts to write records to a new file.
-func StartJournal(path string) (*Journal, error) {
+func StartJournal(path string) (*Journal, error) { return StartPacedJournal(path, 0) }
+
+// StartPacedJournal is StartJournal with a pause after each record, so that a
+// writer may run for long in a small volume. The pause counts as stall.
+func StartPacedJournal(path string, pause time.Duration) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start journal: %w", err)
 	}
-	return start(f), nil
+	return start(f, pause), nil
 }
 
 // StartJournalAt starts to write records to a block device, from this byte on.
 // What the device holds there must be zeros.
 func StartJournalAt(path string, offset int64) (*Journal, error) {
+	return StartPacedJournalAt(path, offset, 0)
+}
+
+// StartPacedJournalAt is StartJournalAt with a pause after each record.
+func StartPacedJournalAt(path string, offset int64, pause time.Duration) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("start journal: %w", err)
@@ -48,11 +58,11 @@ func StartJournalAt(path string, offset int64) (*Journal, error) {
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		return nil, errors.Join(fmt.Errorf("start journal: %w", err), f.Close())
 	}
-	return start(f), nil
+	return start(f, pause), nil
 }
 
-func start(f *os.File) *Journal {
-	j := &Journal{file: f, stop: make(chan struct{}), done: make(chan struct{}), last: time.Now()}
+func start(f *os.File, pause time.Duration) *Journal {
+	j := &Journal{file: f, pause: pause, stop: make(chan struct{}), done: make(chan struct{}), last: time.Now()}
 	go j.run()
 	return j
 }
@@ -75,6 +85,9 @@ func (j *Journal) run() {
 		now := time.Now()
 		j.acked, j.stall, j.last = seq, max(j.stall, now.Sub(j.last)), now
 		j.mu.Unlock()
+		if j.pause > 0 {
+			time.Sleep(j.pause)
+		}
 	}
 }
 

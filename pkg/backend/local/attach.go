@@ -270,11 +270,20 @@ func (b *Backend) openByTag(id volume.ID) (*loop.Device, error) {
 		}
 		b.lastSeen.Delete(id)
 	}
+	d, err := openTagged(id)
+	if d != nil {
+		b.lastSeen.Store(id, d.Index())
+	}
+	return d, err
+}
+
+// openTagged looks at all loop devices for that of a volume and opens it; nil
+// means that there is none.
+func openTagged(id volume.ID) (*loop.Device, error) {
 	found, err := loop.Find(tagOf(id))
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	b.lastSeen.Store(id, found[0].Index)
 	d, err := found[0].Open()
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, nil

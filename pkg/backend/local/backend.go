@@ -44,7 +44,7 @@ type Config struct {
 	FreezeTimeout time.Duration
 	// Notice is told what an administrator should know and no caller gets as an
 	// error, such as an orphan that was quarantined. It may be nil.
-	Notice func(text string)
+	Notice func(reason Reason, text string)
 	Fault  fault.Hook
 }
 
@@ -59,9 +59,10 @@ const DefaultHostReserve = 0.15
 // Backend is the engine. It implements backend.Provisioner and
 // backend.Attacher.
 type Backend struct {
-	cfg   Config
-	slots []*slot
-	state *os.Root
+	cfg     Config
+	slots   []*slot
+	state   *os.Root
+	intents intents
 
 	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
 
@@ -85,7 +86,7 @@ func New(cfg Config) (*Backend, error) {
 		cfg.FreezeTimeout = DefaultFreezeTimeout
 	}
 	if cfg.Notice == nil {
-		cfg.Notice = func(string) {}
+		cfg.Notice = func(Reason, string) {}
 	}
 	if len(cfg.Pools) == 0 {
 		return nil, fmt.Errorf("%w: no pool is configured: give at least one --pool=[NAME=]DIR", volume.ErrInvalid)
@@ -108,7 +109,7 @@ func New(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.state = state
+	b.state, b.intents = state, intents{state}
 	return b, nil
 }
 
@@ -134,9 +135,7 @@ func checkPoolConfig(pc PoolConfig, others []PoolConfig) error {
 // left frozen. A pool that cannot be opened stays unavailable (see Pools) and
 // Run tries it again; that is not an error.
 func (b *Backend) Start(ctx context.Context) error {
-	if err := b.thawIntents(ctx); err != nil {
-		b.cfg.Notice(err.Error())
-	}
+	b.thawLeft(ctx)
 	var group sync.WaitGroup
 	for _, s := range b.slots {
 		group.Go(func() { s.tryOpen(ctx) })
@@ -149,7 +148,7 @@ func (b *Backend) Start(ctx context.Context) error {
 	select {
 	case <-opened:
 	case <-time.After(startWait):
-		b.cfg.Notice(fmt.Sprintf("not all pools could be opened in %s; starting with the others", startWait))
+		b.notice(PoolSlow, "not all pools could be opened in %s; starting with the others, and these follow when their disks answer", startWait)
 	case <-ctx.Done():
 	}
 	return ctx.Err()
@@ -174,6 +173,28 @@ func (b *Backend) Run(ctx context.Context) {
 	group.Wait()
 }
 
+// thawLeft thaws what a driver that died has left frozen.
+func (b *Backend) thawLeft(ctx context.Context) {
+	ids, err := b.intents.list()
+	if err != nil {
+		b.notice(ThawFailed, "%v", err)
+		return
+	}
+	for _, id := range ids {
+		if err := b.thawLeftOf(ctx, id); err != nil {
+			b.notice(ThawFailed, "%v", err)
+		}
+	}
+}
+
+func (b *Backend) thawLeftOf(ctx context.Context, id volume.ID) error {
+	frozen, err := b.intents.thawLeft(ctx, id)
+	if frozen {
+		b.notice(FreezeThawed, "a driver that died had left the filesystem of %s frozen; thawed", id)
+	}
+	return err
+}
+
 func (b *Backend) thawUntil(ctx context.Context) {
 	tick := time.NewTicker(retryInterval)
 	defer tick.Stop()
@@ -182,9 +203,7 @@ func (b *Backend) thawUntil(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := b.thawIntents(ctx); err != nil {
-				b.cfg.Notice(err.Error())
-			}
+			b.thawLeft(ctx)
 		}
 	}
 }
@@ -329,7 +348,7 @@ func (b *Backend) Capacity(_ context.Context, name string, allowed []volume.Pool
 		}
 		room, err := p.room()
 		if err != nil { // the others have room all the same
-			b.cfg.Notice(fmt.Sprintf("pool %s: measure its room: %v", p.name, err))
+			b.notice(PoolUnmeasured, "pool %s: measure its room: %v; it is left out of the capacity until that works", p.name, err)
 			continue
 		}
 		out.Available += room

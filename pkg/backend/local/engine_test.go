@@ -34,7 +34,7 @@ func newBench(t testing.TB, size volume.Bytes, hook fault.Hook, names ...string)
 	dir := t.TempDir()
 	b := &bench{t: t, dir: dir, cfg: Config{
 		StateDir: filepath.Join(dir, "state"), Runner: command.New(), Fault: hook,
-		Notice: func(text string) { t.Log("notice:", text) },
+		Notice: func(reason Reason, text string) { t.Log("notice:", reason, text) },
 	}}
 	for _, n := range names {
 		b.cfg.Pools = append(b.cfg.Pools, PoolConfig{Name: n, Dir: filepath.Join(dir, n), Size: size})

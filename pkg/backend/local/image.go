@@ -52,7 +52,7 @@ func (b *Backend) mountImage(ctx context.Context, pc PoolConfig, known bool) (st
 		return "", err
 	}
 	if st, err := img.Stat(); err == nil && st.Size() != int64(pc.Size) {
-		b.cfg.Notice(fmt.Sprintf("the pool image %s has %s, --pool-size says %s; it keeps the size it was made with", img.Name(), volume.Bytes(st.Size()), pc.Size))
+		b.notice(PoolSizeKept, "the pool image %s has %s, --pool-size says %s; it keeps the size it was made with", img.Name(), volume.Bytes(st.Size()), pc.Size)
 	}
 	dev, err := b.attachImage(ctx, img)
 	if err != nil {
@@ -140,7 +140,7 @@ func (b *Backend) keepAllocated(img *os.File) error {
 	if err := unix.Fallocate(int(img.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, st.Size); err != nil {
 		return fmt.Errorf("%w: %s of the pool image have no place on the host's disk: %w; free that much there", volume.ErrNoSpace, missing, err)
 	}
-	b.cfg.Notice(fmt.Sprintf("%s of the pool image %s had lost their place on the host's disk; allocated again", missing, img.Name()))
+	b.notice(ImageReallocated, "%s of the pool image %s had lost their place on the host's disk; allocated again", missing, img.Name())
 	return nil
 }
 
@@ -171,7 +171,7 @@ func (b *Backend) attachImage(ctx context.Context, img *os.File) (*loop.Device, 
 	cfg := loop.Config{Backing: img, Tag: imageTag, BlockSize: 4096, DirectIO: true, NoDiscard: true}
 	d, err := loop.Attach(ctx, cfg)
 	if errors.Is(err, volume.ErrPrecondition) {
-		b.cfg.Notice(fmt.Sprintf("the pool image %s has no direct I/O (%v): it works, and caches everything twice", img.Name(), err))
+		b.notice(DirectIOOff, "the pool image %s has no direct I/O (%v): it works, and caches everything twice", img.Name(), err)
 		cfg.DirectIO = false
 		d, err = loop.Attach(ctx, cfg)
 	}

@@ -46,19 +46,20 @@ func (p *pool) quiesced(ctx context.Context, src object, consistency volume.Cons
 		return err
 	}
 	defer root.Close()
-	return p.frozen(ctx, src.ID, root, fn)
+	return p.frozen(ctx, src, root, fn)
 }
 
 // frozen runs fn while the filesystem at root is frozen.
 //
 // The order keeps the freeze short and never forgotten: write out what is dirty
 // inside, then in the pool, so that the freeze has little to flush and the copy
-// has little to commit; write down the intent, so that whoever starts next thaws;
-// freeze; copy; thaw. A timer thaws if the copy hangs, and then the copy is not
-// used.
-func (p *pool) frozen(ctx context.Context, id volume.ID, root *os.File, fn func() error) error {
-	b := p.backend
-	if err := b.thawOne(ctx, id); err != nil { // what a driver that died has left
+// has little to commit; write down the intent, so that whoever starts next, or
+// the watchdog, thaws; freeze; copy; thaw. A timer thaws if the copy hangs, and the
+// watchdog if this process does. A copy that was not made on a filesystem frozen
+// throughout is not used.
+func (p *pool) frozen(ctx context.Context, src object, root *os.File, fn func() error) error {
+	b, id := p.backend, src.ID
+	if err := b.thawLeftOf(ctx, id); err != nil { // on a frozen one the sync would do nothing
 		return err
 	}
 	if err := filesystem.Sync(root); err != nil {
@@ -70,18 +71,18 @@ func (p *pool) frozen(ctx context.Context, id volume.ID, root *os.File, fn func(
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("freeze %s: %w", id, context.Cause(ctx))
 	}
-	end, err := b.writeIntent(id)
+	held, err := b.intents.write(ctx, id, src.Format.FSType)
 	if err != nil {
 		return err
 	}
-	thawed, err := p.freezeAndRun(id, root, fn)
-	return errors.Join(err, end(thawed))
+	thawed, err := p.freezeAndRun(held, root, fn)
+	return errors.Join(err, held.end(thawed))
 }
 
 // freezeAndRun is what happens while the intent is on the disk. thawed is false
 // if we froze the filesystem and could not thaw it.
-func (p *pool) freezeAndRun(id volume.ID, root *os.File, fn func() error) (thawed bool, err error) {
-	b := p.backend
+func (p *pool) freezeAndRun(held *heldIntent, root *os.File, fn func() error) (thawed bool, err error) {
+	b, id := p.backend, held.id
 	if err := b.cfg.Fault.At("freeze/intent"); err != nil {
 		return true, err
 	}
@@ -103,7 +104,8 @@ func (p *pool) freezeAndRun(id volume.ID, root *os.File, fn func() error) (thawe
 	if !deadline.Stop() {
 		<-fired // it must not outlive root
 	}
-	if terr := filesystem.Thaw(root); terr != nil {
+	frozen, terr := filesystem.ThawIfFrozen(root)
+	if terr != nil {
 		return false, errors.Join(err, fmt.Errorf("thaw %s: %w; it is tried again every %s, its writers hang until then", id, terr, retryInterval))
 	}
 	if ferr := b.cfg.Fault.At("freeze/thawed"); err == nil {
@@ -112,7 +114,13 @@ func (p *pool) freezeAndRun(id volume.ID, root *os.File, fn func() error) (thawe
 	if late.Load() {
 		return true, fmt.Errorf("%w: the copy of %s took longer than %s, its filesystem was thawed and the copy is not used; try again", volume.ErrUnavailable, id, b.cfg.FreezeTimeout)
 	}
-	return true, err
+	// Either sign alone could miss something: the mark, a thaw by hand (fsfreeze -u);
+	// the thaw that found nothing to thaw, one after which somebody froze again.
+	broken, berr := held.broken()
+	if broken || !frozen {
+		return true, fmt.Errorf("%w: the freeze watchdog, or somebody with fsfreeze, thawed %s while it was copied; the copy is not used; try again", volume.ErrUnavailable, id)
+	}
+	return true, errors.Join(err, berr)
 }
 
 // mountedRoot opens the root of the filesystem on a loop device: through a mount
@@ -153,6 +161,10 @@ func mountedRoot(ctx context.Context, d *loop.Device, fsType volume.FSType) (*os
 		cfg.Options = []mount.Option{{Key: "nouuid"}}
 	}
 	tree, err := mount.New(ctx, cfg)
+	if errors.Is(err, volume.ErrInUse) { // it is mounted read-only elsewhere
+		cfg.ReadOnly = true
+		tree, err = mount.New(ctx, cfg)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reach the filesystem on %s: %w", d.Path(), err)
 	}

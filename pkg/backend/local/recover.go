@@ -26,7 +26,7 @@ func (p *pool) recover(ctx context.Context) error {
 		return err
 	}
 	if err := p.ensureBallast(); err != nil {
-		p.backend.cfg.Notice(fmt.Sprintf("pool %s: %v", p.name, err))
+		p.backend.notice(BallastMissing, "pool %s: %v", p.name, err)
 	}
 	return nil
 }
@@ -38,7 +38,7 @@ func (p *pool) emptyStaging() error {
 	}
 	for _, e := range entries {
 		if err := p.discard(stagingDir + "/" + e.Name()); err != nil {
-			p.backend.cfg.Notice(fmt.Sprintf("pool %s: remove what was under construction: %v", p.name, err))
+			p.backend.notice(CleanupFailed, "pool %s: remove what was under construction: %v", p.name, err)
 		}
 	}
 	return nil
@@ -75,12 +75,12 @@ func (p *pool) loadEntry(dir, name string, kind volume.Kind) error {
 	}
 	o, err := p.loadObject(id)
 	if err != nil {
-		p.backend.cfg.Notice(fmt.Sprintf("pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, err))
+		p.backend.notice(ObjectDamaged, "pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, err)
 		p.rotten[id] = err
 		return nil
 	}
 	if o.damage != nil {
-		p.backend.cfg.Notice(fmt.Sprintf("pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, o.damage))
+		p.backend.notice(ObjectDamaged, "pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, o.damage)
 	}
 	p.objects[id] = &o
 	return nil
@@ -88,6 +88,6 @@ func (p *pool) loadEntry(dir, name string, kind volume.Kind) error {
 
 func (p *pool) quarantine(dir, name string) error {
 	to := fmt.Sprintf("%s/%s.%d", quarantineDir, name, time.Now().UnixNano())
-	p.backend.cfg.Notice(fmt.Sprintf("pool %s: %s/%s has no record; moved to %s, look at it and remove it by hand", p.name, dir, name, to))
+	p.backend.notice(OrphanFound, "pool %s: %s/%s has no record; moved to %s, look at it and remove it by hand", p.name, dir, name, to)
 	return p.rename(dir+"/"+name, to, func() error { return nil })
 }

@@ -23,6 +23,7 @@ type slot struct {
 	id     volume.PoolID // known from the registry before the pool is open
 	pool   *pool         // nil while unavailable
 	reason error         // why pool is nil
+	missed bool          // the administrator was told that the pool is away
 }
 
 func (s *slot) get() (*pool, error) {
@@ -70,13 +71,16 @@ func (s *slot) tryOpen(ctx context.Context) {
 		s.id = id
 	}
 	if err != nil {
-		if s.reason.Error() != err.Error() {
-			s.backend.cfg.Notice(fmt.Sprintf("pool %s (%s) is unavailable: %v", s.cfg.Name, s.cfg.Dir, err))
+		if !s.missed || s.reason.Error() != err.Error() {
+			s.backend.notice(PoolMissing, "pool %s (%s) cannot be used: %v; its volumes and their data are left as they are, other pools go on; it is tried every %s and used as soon as it is back, without a restart", s.cfg.Name, s.cfg.Dir, err, retryInterval)
 		}
-		s.reason = err
+		s.reason, s.missed = err, true
 		return
 	}
-	s.pool, s.reason = p, nil
+	if s.missed {
+		s.backend.notice(PoolBack, "pool %s (%s) is back and used again", s.cfg.Name, s.cfg.Dir)
+	}
+	s.pool, s.reason, s.missed = p, nil, false
 }
 
 func (s *slot) run(ctx context.Context) {

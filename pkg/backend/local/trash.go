@@ -112,10 +112,10 @@ func (p *pool) checkReadable(id volume.ID) error {
 // tidy does what is left over: empties the trash, restores the ballast.
 func (p *pool) tidy(ctx context.Context) {
 	if err := p.emptyTrash(ctx); err != nil && ctx.Err() == nil {
-		p.backend.cfg.Notice(fmt.Sprintf("pool %s: empty the trash: %v; will try again", p.name, err))
+		p.backend.notice(CleanupFailed, "pool %s: empty the trash: %v; will try again", p.name, err)
 	}
 	if err := p.ensureBallast(); err != nil {
-		p.backend.cfg.Notice(fmt.Sprintf("pool %s: %v; will try again", p.name, err))
+		p.backend.notice(BallastMissing, "pool %s: %v; will try again", p.name, err)
 	}
 }
 

@@ -153,7 +153,7 @@ func TestWhatCannotBeReadIsNotDeleted(t *testing.T) {
 func TestAnIntentOfALivingDriverIsLeftAlone(t *testing.T) {
 	b := newBench(t, volume.GiB, nil, "default")
 	id := volume.NewID(volume.KindVolume, b.Pools()[0].ID, "a")
-	end, err := b.writeIntent(id)
+	held, err := b.intents.write(t.Context(), id, volume.Ext4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,13 +161,13 @@ func TestAnIntentOfALivingDriverIsLeftAlone(t *testing.T) {
 		_, err := b.state.Lstat(intentFile(id))
 		return err == nil
 	}
-	if err := b.thawIntents(t.Context()); err != nil || !exists() {
+	if _, err := b.intents.thawLeft(t.Context(), id); err != nil || !exists() {
 		t.Errorf("a freeze that goes on was forgotten: %v", err)
 	}
-	if err := end(false); err != nil || !exists() {
+	if err := held.end(false); err != nil || !exists() {
 		t.Errorf("a filesystem that could not be thawed was forgotten: %v", err)
 	}
-	if err := b.thawIntents(t.Context()); err != nil || exists() {
+	if _, err := b.intents.thawLeft(t.Context(), id); err != nil || exists() {
 		t.Errorf("the intent of a driver that is gone stays: %v", err)
 	}
 }
