@@ -16,6 +16,9 @@ TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git
 # Programs of the test cluster, beside those that it builds.
 CLUSTER_PROGRAMS := $(TEST_PROGRAMS) containerd runc /usr/lib/cni/bridge busybox ip
 
+# The name that the manifests have.
+IMAGE ?= ghcr.io/holdfast-csi/holdfast:v0.1.0
+
 GOLANGCI_VERSION := v2.15.0
 LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 
@@ -102,7 +105,7 @@ verify: $(LINTER) build ## formatting, vet, lint, documents against the code, go
 .PHONY: image
 image: build ## dist/holdfast-image.tar, a container image made without a container engine (root)
 	@hack/image-rootfs.sh bin/driver dist/rootfs
-	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) go run ./hack/archive -rootfs dist/rootfs -tag holdfast:$(VERSION) -out dist/holdfast-image.tar
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) go run ./hack/archive -rootfs dist/rootfs -tag $(IMAGE) -out dist/holdfast-image.tar
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,5 +1,9 @@
 // Command cluster starts and removes the one-node Kubernetes of package
 // test/cluster, for `make cluster`, `make cluster-down` and `make e2e`.
+//
+// up may be repeated: it starts what does not run and brings the driver of this
+// tree onto the cluster. down removes every trace in whatever state things are. It
+// refuses a machine that is a node of another cluster.
 package main
 
 import (

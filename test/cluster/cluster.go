@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -67,12 +68,16 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
 // StopKubelet ends kubelet; its pods run on.
 func (c *Cluster) StopKubelet(ctx context.Context) error { return c.kubelet().stop(ctx) }
 
-// StartKubelet starts kubelet and waits until the node is ready.
+// StartKubelet starts kubelet, unless it runs, and waits until the node is ready.
 func (c *Cluster) StartKubelet(ctx context.Context) error {
+	var since metav1.Time // any time will do for one that runs: it speaks up every five minutes
+	if _, runs := c.kubelet().running(); !runs {
+		since = metav1.Now()
+	}
 	if err := c.kubelet().start(); err != nil {
 		return err
 	}
-	return c.waitForNode(ctx)
+	return c.waitForNode(ctx, since)
 }
 
 // ContainerPID is the process id, on this machine, of a running container's first
@@ -108,4 +113,10 @@ func (c *Cluster) BuildDriverImage(ctx context.Context, ref string, tags ...stri
 		return fmt.Errorf("image %s: want NAME:TAG", ref)
 	}
 	return c.importImage(ctx, ref, c.driverRootFS(version, tags))
+}
+
+// RemoveImage takes an image away that BuildDriverImage imported.
+func (c *Cluster) RemoveImage(ctx context.Context, ref string) error {
+	_, err := command(ctx, "ctr", "-a", containerdSocket, "-n", "k8s.io", "images", "rm", ref)
+	return err
 }

@@ -194,14 +194,13 @@ func (c *Cluster) provide(ctx context.Context, ref string, log io.Writer) error 
 	return c.importImage(ctx, ref, maker)
 }
 
-// waitForNode waits until kubelet says that the node is ready.
-func (c *Cluster) waitForNode(ctx context.Context) error {
+// waitForNode waits until kubelet has said since a time that the node is ready.
+func (c *Cluster) waitForNode(ctx context.Context, since metav1.Time) error {
 	client, err := c.client()
 	if err != nil {
 		return err
 	}
-	started := metav1.Now()
-	err = wait(ctx, 90*time.Second, func() bool { return nodeReady(ctx, client, started) })
+	err = wait(ctx, 90*time.Second, func() bool { return nodeReady(ctx, client, since) })
 	if err != nil {
 		return fmt.Errorf("the node does not get ready: %w\n%s", err, c.kubelet().tail())
 	}

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/utils/ptr"
 )
 
 const driverName = "csi.holdfast.dev"
@@ -107,7 +108,7 @@ func TestExamplesNameClassesThatExist(t *testing.T) {
 		eachClaim(t, file, func(name string, spec corev1.PersistentVolumeClaimSpec) {
 			claims++
 			if spec.StorageClassName == nil || !classes[*spec.StorageClassName] {
-				t.Errorf("%s: claim %s has the class %v, which does not exist", file, name, spec.StorageClassName)
+				t.Errorf("%s: claim %s has the class %s, which does not exist", file, name, ptr.Deref(spec.StorageClassName, "<default>"))
 			}
 		})
 		if claims == 0 {
@@ -115,7 +116,7 @@ func TestExamplesNameClassesThatExist(t *testing.T) {
 		}
 		for _, s := range of[*snapshotv1.VolumeSnapshot](objects) {
 			if s.Spec.VolumeSnapshotClassName == nil || !snapshotClasses[*s.Spec.VolumeSnapshotClassName] {
-				t.Errorf("%s: snapshot %s has the class %v, which does not exist", file, s.Name, s.Spec.VolumeSnapshotClassName)
+				t.Errorf("%s: snapshot %s has the class %s, which does not exist", file, s.Name, ptr.Deref(s.Spec.VolumeSnapshotClassName, "<default>"))
 			}
 		}
 	}
@@ -138,8 +139,8 @@ func TestExamplesReferToEachOther(t *testing.T) {
 	}
 	for file, objects := range examples(t) {
 		for _, s := range of[*snapshotv1.VolumeSnapshot](objects) {
-			if source := s.Spec.Source.PersistentVolumeClaimName; source == nil || claims[*source] == "" {
-				t.Errorf("%s: snapshot %s is of %v, which no example makes", file, s.Name, source)
+			if source := ptr.Deref(s.Spec.Source.PersistentVolumeClaimName, "<none>"); claims[source] == "" {
+				t.Errorf("%s: snapshot %s is of %s, which no example makes", file, s.Name, source)
 			}
 		}
 		eachClaim(t, file, func(name string, spec corev1.PersistentVolumeClaimSpec) {

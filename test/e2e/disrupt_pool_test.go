@@ -30,13 +30,15 @@ const (
 // away when the driver starts, as after a disk was taken out, and comes back.
 func TestAPoolThatIsMissingHarmsNoOther(t *testing.T) {
 	var s *scene
+	var original corev1.PodTemplateSpec
 	// The pool goes when the scene has ended and nobody has a volume in it.
 	t.Cleanup(func() {
-		if s != nil {
-			s.afterwards((*scene).removeSecondPool)
+		if len(original.Spec.Containers) > 0 {
+			s.afterwards(func(late *scene) { late.removeSecondPool(original) })
 		}
 	})
 	s = newScene(t)
+	original = s.driverTemplate()
 	s.changeDriver(func(spec *corev1.PodSpec) {
 		driver := container(spec, driverContainer)
 		driver.Args = append(driver.Args, "--pool="+secondPool+"="+secondDir, "--pool-size="+secondPool+"=2Gi")
@@ -77,10 +79,18 @@ func TestAPoolThatIsMissingHarmsNoOther(t *testing.T) {
 	other.verify("/data/file", 2)
 }
 
-// goAway unmounts the second pool and takes its image away. No driver may run.
-func goAway() error {
+// unmountSecond unmounts the second pool, if it is mounted. No driver may run.
+func unmountSecond() error {
 	err := unix.Unmount(filepath.Join(secondDir, mountName), 0)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// goAway unmounts the second pool and takes its image away.
+func goAway() error {
+	if err := unmountSecond(); err != nil {
 		return err
 	}
 	return os.Rename(filepath.Join(secondDir, imageName), filepath.Join(secondDir, imageName+".away"))
@@ -97,22 +107,10 @@ func comeBack() error {
 
 // removeSecondPool makes the driver, the node and the Node object what they were
 // before there was a second pool.
-func (s *scene) removeSecondPool() {
+func (s *scene) removeSecondPool(original corev1.PodTemplateSpec) {
 	s.t.Helper()
-	template := s.driverTemplate()
-	template.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "linux"}
-	driver := container(&template.Spec, driverContainer)
-	args := driver.Args[:0]
-	for _, a := range driver.Args {
-		if !strings.Contains(a, "="+secondPool+"=") {
-			args = append(args, a)
-		}
-	}
-	driver.Args = args
-	s.withoutDriver(template, func() {
-		if err := unix.Unmount(filepath.Join(secondDir, mountName), 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			s.must(err)
-		}
+	s.withoutDriver(original, func() {
+		s.must(unmountSecond())
 		s.must(os.RemoveAll(secondDir))
 		for _, path := range s.registrationsOf(secondPool) {
 			s.must(os.Remove(path))

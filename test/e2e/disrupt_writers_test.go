@@ -90,6 +90,8 @@ func (w *writer) holding() holding {
 	for _, l := range loops {
 		if unix.Mkdev(l.Major, l.Minor) == device {
 			h.Loop = l
+			// For people only, and other once the driver's mount namespace is gone.
+			h.Loop.BackingPath = ""
 		}
 	}
 	pv := s.volumeOf(w.claim)

@@ -51,6 +51,7 @@ func (f *family) deleteSnapshot() {
 }
 
 func TestAFamilyIsDeletedInEveryOrder(t *testing.T) {
+	t.Parallel()
 	source, snapshot, restored := (*family).deleteSource, (*family).deleteSnapshot, (*family).deleteRestored
 	for name, order := range map[string][]func(*family){
 		"source, snapshot, restored": {source, snapshot, restored},

@@ -7,6 +7,7 @@ import (
 )
 
 func TestAClaimWaitsForItsFirstPod(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{classExt4, classXFS} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
@@ -22,6 +23,7 @@ func TestAClaimWaitsForItsFirstPod(t *testing.T) {
 }
 
 func TestAnImmediateClaimIsBoundWithoutAPod(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{classExt4, classXFS} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
@@ -63,6 +65,7 @@ func TestABlockVolumeIsADeviceThatOutlivesItsPod(t *testing.T) {
 }
 
 func TestDataIsThereForTheNextPod(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{classExt4, classXFS} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()

@@ -9,6 +9,7 @@ import (
 )
 
 func TestASnapshotOfARunningWriterIsAnInstant(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{classExt4, classXFS} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
@@ -77,6 +78,7 @@ func TestASnapshotOfABlockVolumeHasWhatWasWritten(t *testing.T) {
 }
 
 func TestACloneIsIndependentOfItsSource(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{classExt4, classXFS} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()

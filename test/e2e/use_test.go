@@ -28,6 +28,7 @@ func TestAnEphemeralVolumeLivesAndDiesWithItsPod(t *testing.T) {
 }
 
 func TestAPodThatIsNotRootWritesByItsGroup(t *testing.T) {
+	t.Parallel()
 	for _, class := range []string{classExt4, classXFS} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
