@@ -77,9 +77,19 @@ func newLogger(verbosity int) *slog.Logger {
 	case verbosity > 0:
 		level = slog.LevelDebug
 	}
-	logger := slog.New(rpc.RedactHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
-	klog.SetSlogLogger(logger) // the libraries speak klog
-	return logger
+	// The libraries speak klog, whose levels mean something else: they are heard
+	// when everything is asked for.
+	libraries := slog.LevelInfo
+	if level == rpc.LevelTrace {
+		libraries = level
+	}
+	klog.SetSlogLogger(loggerFrom(libraries))
+	return loggerFrom(level)
+}
+
+// loggerFrom is a logger for what has this level at least.
+func loggerFrom(level slog.Level) *slog.Logger {
+	return slog.New(rpc.RedactHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 }
 
 func newEngine(o options, hook fault.Hook, report *reporter) (*local.Backend, error) {

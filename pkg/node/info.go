@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -14,11 +15,13 @@ import (
 // NodeGetInfo answers the name of the node and the pools whose volumes it can
 // reach. There is no limit on the number of volumes: loop devices have none.
 //
-// Until start-up has ended, and as long as the node has no pool at all, it is
-// ErrUnavailable: kubelet asks until it has an answer and then never again, and a
-// pool that is not known yet would be missing from the node's topology.
-func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	if !s.ready() {
+// It waits for start-up to end, as long as its caller does and startPatience at
+// most: a refusal makes the registrar end, and its container start again. If that
+// is not enough, and as long as the node has no pool at all, it is ErrUnavailable:
+// kubelet asks until it has an answer and then never again, and a pool that is not
+// known yet would be missing from the node's topology.
+func (s *Server) NodeGetInfo(ctx context.Context, _ *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	if !s.awaitReady(ctx) {
 		return nil, fmt.Errorf("%w: the driver is starting and does not know all its pools yet; ask again", volume.ErrUnavailable)
 	}
 	pools := s.backend.Pools()
@@ -29,6 +32,25 @@ func (s *Server) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 		NodeId:             s.nodeID,
 		AccessibleTopology: &csi.Topology{Segments: topology.OfNode(s.nodeID, pools)},
 	}, nil
+}
+
+// startPatience is less than the time that kubelet allows a CSI call.
+const startPatience = time.Minute
+
+// awaitReady says whether start-up has ended, now or soon.
+func (s *Server) awaitReady(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !s.ready() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
 }
 
 // anyKnown says why no pool was ever opened, if that is so. A pool that is away

@@ -1,10 +1,12 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/go-cmp/cmp"
@@ -166,7 +168,15 @@ func TestNodeInfoWaitsForAPool(t *testing.T) {
 
 func TestNodeInfoWaitsForThePools(t *testing.T) {
 	s := New(Config{NodeID: "node-1", Ready: func() bool { return false }})
-	if _, err := s.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); !errors.Is(err, volume.ErrUnavailable) {
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.NodeGetInfo(short, &csi.NodeGetInfoRequest{}); !errors.Is(err, volume.ErrUnavailable) || !strings.Contains(err.Error(), "starting") {
 		t.Errorf("a driver that is starting answered: %v", err)
+	}
+
+	started := time.Now()
+	s = New(Config{NodeID: "node-1", Backend: poolless{}, Ready: func() bool { return time.Since(started) > 100*time.Millisecond }})
+	if _, err := s.NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); err == nil || strings.Contains(err.Error(), "starting") || time.Since(started) < 100*time.Millisecond {
+		t.Errorf("after %s, before start-up has ended: %v", time.Since(started), err)
 	}
 }

@@ -74,16 +74,25 @@ func NewWatchdog(cfg WatchdogConfig) (*Watchdog, error) {
 // Close lets go of the state directory.
 func (w *Watchdog) Close() error { return w.intents.state.Close() }
 
-// Run watches until ctx ends.
+// Run watches until ctx ends and then goes on while there are intents, for as long
+// as a freeze may last: in Kubernetes the watchdog and the driver are told to stop
+// at the same time.
 func (w *Watchdog) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	stopping, last := ctx.Done(), (<-chan time.Time)(nil)
 	for {
-		w.look(ctx, &group)
+		if left := w.look(working, &group); left == 0 && stopping == nil {
+			return
+		}
 		select {
-		case <-ctx.Done():
+		case <-stopping:
+			stopping, last = nil, time.After(w.cfg.FreezeTimeout+2*watchdogMargin)
+		case <-last:
 			return
 		case <-tick.C:
 		}
@@ -91,8 +100,8 @@ func (w *Watchdog) Run(ctx context.Context) {
 }
 
 // look starts to look after each intent, in a goroutine of its own: a filesystem
-// that hangs must not keep another one frozen.
-func (w *Watchdog) look(ctx context.Context, group *sync.WaitGroup) {
+// that hangs must not keep another one frozen. It says how many there are.
+func (w *Watchdog) look(ctx context.Context, group *sync.WaitGroup) (left int) {
 	ids, err := w.intents.list()
 	w.complainOnce(err)
 	for _, id := range ids {
@@ -106,6 +115,7 @@ func (w *Watchdog) look(ctx context.Context, group *sync.WaitGroup) {
 			w.told(id, w.attend(ctx, id))
 		})
 	}
+	return len(ids)
 }
 
 func (w *Watchdog) begin(id volume.ID) bool {

@@ -233,6 +233,32 @@ func TestAFreezeThatBeginsAfterItsTimeIsEndedToo(t *testing.T) {
 	}
 }
 
+func TestAWatchdogThatIsToldToStopLeavesNothingFrozen(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	id, root := b.mounted("a", volume.Ext4)
+	held, err := b.intents.write(t.Context(), id, volume.Ext4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := filesystem.Freeze(root); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := b.watch(100 * time.Millisecond)
+	stop()
+	if isFrozen(t, root) {
+		t.Error("it went and left a filesystem frozen")
+	}
+	if err := held.end(true); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	_, stop = b.watch(DefaultFreezeTimeout)
+	stop()
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("with nothing left to do it took %s to stop", took)
+	}
+}
+
 func TestAnIntentOfAnotherBootIsNotOld(t *testing.T) {
 	b := newBench(t, volume.GiB, nil, "default")
 	id, root := b.mounted("a", volume.Ext4)
