@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -28,12 +29,18 @@ func TestTheQuickStartOfTheREADMEWorks(t *testing.T) {
 	bin, err := filepath.Abs(filepath.Join(tree, "bin/cluster"))
 	s.must(err)
 	shell.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "KUBECONFIG="+filepath.Join(bin, "kubeconfig"))
-	var out bytes.Buffer
-	shell.Stdout, shell.Stderr = &out, &out
+	var out, trace bytes.Buffer
+	shell.Stdout, shell.Stderr = &out, &trace
 	if err := shell.Run(); err != nil {
-		t.Fatalf("the quick start ends with %v:\n%s", err, out.String())
+		t.Fatalf("the quick start ends with %v:\n%s\n%s", err, out.String(), trace.String())
 	}
 	t.Logf("the quick start says:\n%s", out.String())
+	// The restored file, and the filesystem after its growth.
+	for _, want := range []string{`(?m)^first light$`, `(?m)\s(1\.9|2\.0)G\s.*/data$`} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("the quick start does not say %s", want)
+		}
+	}
 }
 
 // quickstart is the text of the blocks of code between the two marks.
