@@ -30,13 +30,21 @@ const lifetime = 90 * 24 * time.Hour
 func pki(name string) string { return filepath.Join(pkiDir, name) }
 
 // writePKI makes certificates and keys for everybody, and the kubeconfigs, unless
-// they are there.
+// they are there, and gives the user that of the administrator.
 func writePKI(adminConfig string) error {
-	if _, err := os.Stat(pki("done")); err == nil {
-		if _, err := os.Stat(adminConfig); err == nil {
-			return nil
+	if _, err := os.Stat(pki("done")); err != nil {
+		if err := makePKI(); err != nil {
+			return err
 		}
 	}
+	data, err := os.ReadFile(pki("admin.kubeconfig"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(adminConfig, data, 0o600)
+}
+
+func makePKI() error {
 	if err := os.MkdirAll(pkiDir, 0o700); err != nil {
 		return err
 	}
@@ -63,11 +71,7 @@ func writePKI(adminConfig string) error {
 		if err != nil {
 			return err
 		}
-		path := pki(file + ".kubeconfig")
-		if file == "admin" {
-			path = adminConfig
-		}
-		if err := os.WriteFile(path, kubeconfig(ca.pem(), cert, key), 0o600); err != nil {
+		if err := os.WriteFile(pki(file+".kubeconfig"), kubeconfig(ca.pem(), cert, key), 0o600); err != nil {
 			return err
 		}
 	}
