@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,7 +16,7 @@ func containerID(ctx context.Context, client kubernetes.Interface, namespace, po
 	if err != nil {
 		return "", err
 	}
-	for _, status := range p.Status.ContainerStatuses {
+	for _, status := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		if status.Name == container {
 			_, id, _ := strings.Cut(status.ContainerID, "://")
 			return id, nil

@@ -145,14 +145,18 @@ func TestEverybodyMeansTheSameSocket(t *testing.T) {
 func TestTheWatchdogSharesTheStateOfTheDriver(t *testing.T) {
 	eachPlugin(t, func(t *testing.T, set *appsv1.DaemonSet) {
 		pod := set.Spec.Template.Spec
-		var dirs []string
+		var dirs, timeouts []string
 		for _, name := range []string{"driver", "freeze-watchdog"} {
 			c := containerNamed(t, pod, name)
 			dir, ok := argument(c, "--state-dir")
-			if !ok {
-				t.Fatalf("%s has no --state-dir", name)
+			timeout, limited := argument(c, "--freeze-timeout")
+			if !ok || !limited {
+				t.Fatalf("%s has no --state-dir or no --freeze-timeout", name)
 			}
-			dirs = append(dirs, hostPathOf(t, pod, c, dir))
+			dirs, timeouts = append(dirs, hostPathOf(t, pod, c, dir)), append(timeouts, timeout)
+		}
+		if timeouts[0] != timeouts[1] {
+			t.Errorf("the driver may freeze for %s, the watchdog thaws after %s", timeouts[0], timeouts[1])
 		}
 		if dirs[0] != dirs[1] {
 			t.Errorf("the driver keeps its state in %s of the host, the watchdog looks in %s", dirs[0], dirs[1])
@@ -189,8 +193,23 @@ func TestNeverTwoDriversOnANode(t *testing.T) {
 			t.Errorf("the update strategy is %v", update)
 		}
 		pod := set.Spec.Template.Spec
-		if len(pod.InitContainers) != 1 || pod.InitContainers[0].Name != "claim-node" {
-			t.Errorf("the node is not claimed before the driver starts: %v", pod.InitContainers)
+		if len(pod.InitContainers) == 0 || pod.InitContainers[0].Name != "claim-node" || pod.InitContainers[0].RestartPolicy != nil {
+			t.Errorf("the node is not claimed before anything else starts: %v", pod.InitContainers)
+		}
+	})
+}
+
+// A sidecar container starts before the others and is stopped after them
+// (Kubernetes, Sidecar Containers).
+func TestTheWatchdogOutlivesTheDriver(t *testing.T) {
+	eachPlugin(t, func(t *testing.T, set *appsv1.DaemonSet) {
+		pod := set.Spec.Template.Spec
+		watchdog := slices.IndexFunc(pod.InitContainers, func(c corev1.Container) bool { return c.Name == "freeze-watchdog" })
+		if watchdog < 0 {
+			t.Fatal("it is no init container")
+		}
+		if policy := pod.InitContainers[watchdog].RestartPolicy; policy == nil || *policy != corev1.ContainerRestartPolicyAlways {
+			t.Errorf("its restart policy is %v, so the driver would wait for its end", policy)
 		}
 	})
 }
