@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +124,22 @@ func TestNodeOfAnotherClusterIsRefused(t *testing.T) {
 	}
 	if err := checkVacant(dir); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestSmallDiskGetsASmallPool(t *testing.T) {
+	l := layout{tree: t.TempDir()}
+	dir, err := l.patchedOverlay([]string{"--pool-size=7Gi", "--host-reserve=1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "kustomization.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"../../../" + overlay, `"--pool-size=7Gi"`, `"--host-reserve=1"`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s is not in\n%s", want, text)
+		}
 	}
 }

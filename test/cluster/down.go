@@ -15,8 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-csi/holdfast/pkg/backend/local"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/teardown"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // Reboot does to the node what a reboot does: kubelet, containerd and all
@@ -92,6 +95,9 @@ func (c *Cluster) stopNode(ctx context.Context) error {
 		if _, err := os.Stat(dir); err != nil {
 			continue
 		}
+		if err := detachLoops(dir); err != nil {
+			return fmt.Errorf("detach the loop devices below %s: %w", dir, err)
+		}
 		if err := teardown.Below(ctx, dir); err != nil {
 			return fmt.Errorf("take down what is mounted below %s: %w", dir, err)
 		}
@@ -100,6 +106,59 @@ func (c *Cluster) stopNode(ctx context.Context) error {
 		}
 	}
 	return removeCgroups()
+}
+
+// detachLoops detaches the loop devices that nobody unmounts: those of kubelet on
+// the devices of block volumes, which have a path below dir, and those of the
+// driver on images in its pools below dir. The kernel names the latter as they were
+// called in the driver's mount namespace, which is gone, so they are found by their
+// files. One whose filesystem is still mounted goes with its mount.
+func detachLoops(dir string) error {
+	images, err := poolImages(dir)
+	if err != nil {
+		return err
+	}
+	loops, err := loop.List()
+	if err != nil {
+		return err
+	}
+	for _, l := range loops {
+		below := strings.HasPrefix(l.BackingPath, dir+"/") && !strings.HasSuffix(l.BackingPath, "/"+local.ImageFile)
+		if !below && !images[file{l.BackingDev, l.BackingInode}] {
+			continue
+		}
+		d, err := l.Open()
+		if errors.Is(err, volume.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Detach(), d.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file identifies a file as stat(2) does.
+type file struct{ device, inode uint64 }
+
+// poolImages are the images of volumes in all pools below dir: a pool is a
+// directory in it, or a mounted image in one.
+func poolImages(dir string) (map[file]bool, error) {
+	found := map[file]bool{}
+	for _, pool := range []string{"*", "*/" + local.MountDir} {
+		paths, _ := filepath.Glob(filepath.Join(dir, pool, "volumes/*/data/disk.img")) // the pattern is well-formed
+		for _, path := range paths {
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				return nil, fmt.Errorf("look at %s: %w", path, err)
+			}
+			found[file{st.Dev, st.Ino}] = true
+		}
+	}
+	return found, nil
 }
 
 // killShims kills the shims of our containerd and every process below them: those

@@ -124,7 +124,11 @@ func share(dir string) error {
 
 // install imports the images that the overlay names and applies it.
 func (c *Cluster) install(ctx context.Context, log io.Writer) error {
-	manifests, err := c.Kubectl(ctx, "kustomize", filepath.Join(c.tree, overlay))
+	dir, err := c.overlayFor(log)
+	if err != nil {
+		return err
+	}
+	manifests, err := c.Kubectl(ctx, "kustomize", dir)
 	if err != nil {
 		return err
 	}
@@ -143,7 +147,7 @@ func (c *Cluster) install(ctx context.Context, log io.Writer) error {
 	}
 	fmt.Fprintln(log, "installing", overlay)
 	before, _ := c.Kubectl(ctx, "-n", "holdfast-system", "get", "daemonset", "holdfast", "-o", "name", "--ignore-not-found")
-	if _, err := c.Kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", filepath.Join(c.tree, overlay)); err != nil {
+	if _, err := c.Kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", dir); err != nil {
 		return err
 	}
 	if before != "" { // the image may have changed under its name
