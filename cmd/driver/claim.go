@@ -59,16 +59,22 @@ func runClaimNode(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-// claim asks until there is an answer.
+// claim asks until there is an answer. If the time is up before, the error is the
+// last one that is not about the time.
 func claim(ctx context.Context, client *cluster.Client, node string, logger *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, claimPatience)
 	defer cancel()
 	said := ""
+	var last error
 	for {
 		err := client.ClaimNode(ctx, node)
+		if err != nil && ctx.Err() != nil && last != nil {
+			return last
+		}
 		if !errors.Is(err, volume.ErrUnavailable) {
 			return err
 		}
+		last = err
 		if text := err.Error(); text != said {
 			logger.Warn("the API server does not answer; asking again", "error", text)
 			said = text

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -98,7 +99,9 @@ func serving(t *testing.T, kubelet, pool string) (conn *grpc.ClientConn, http st
 			t.Error(err)
 		}
 	})
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	// On an address of its own (all of 127/8 is this machine): nobody takes the port
+	// meanwhile.
+	free, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.N(254), rand.N(256), 1+rand.N(254)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ const LeaseName = "holdfast-single-node"
 //
 // It is volume.ErrInUse if another node has it, volume.ErrUnavailable if the API
 // server could not be asked and may be later, and volume.ErrPrecondition if it
-// refuses.
+// refuses. It does not limit its rate: a caller that asks again waits in between.
 func (c *Client) ClaimNode(ctx context.Context, node string) error {
 	if err := c.claim(ctx, node); err != nil {
 		return fmt.Errorf("claim namespace %s for node %s: %w", c.pod.Namespace, node, err)

@@ -109,6 +109,19 @@ func TestWhatMayPassIsToldFromWhatWillNot(t *testing.T) {
 	}
 }
 
+func TestAClaimThatIsTriedForLongStillHearsTheCause(t *testing.T) {
+	s := newAPIServer(t)
+	s.set(func() { s.away = http.StatusInternalServerError })
+	client := s.client("a")
+	ctx, cancel := context.WithTimeout(t.Context(), requestEvery)
+	defer cancel()
+	for i := range 2 * requestBurst {
+		if err := client.ClaimNode(ctx, "node-1"); err == nil || !strings.Contains(err.Error(), "the test says") {
+			t.Fatalf("request %d: %v", i+1, err)
+		}
+	}
+}
+
 func TestAnAnswerThatIsLostDoesNotCostTheClaim(t *testing.T) {
 	s := newAPIServer(t)
 	s.set(func() { s.lose = true })

@@ -56,8 +56,8 @@ type Client struct {
 // requestTimeout bounds one request to the API server.
 const requestTimeout = 10 * time.Second
 
-// The rate of requests, whatever goes wrong on the node: this many at once, and
-// one in so many seconds for ever.
+// The rate of requests about events, whatever goes wrong on the node: this many at
+// once, and one in so many seconds for ever.
 const (
 	requestBurst = 25
 	requestEvery = 10 * time.Second
@@ -91,6 +91,7 @@ func New(cfg *rest.Config, pod Pod) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.QPS = -1 // none: who claims sets the pace, and wants to hear why it is refused
 	leases, err := clientFor(cfg, "/apis", coordinationv1.SchemeGroupVersion)
 	if err != nil {
 		return nil, err

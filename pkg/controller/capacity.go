@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -12,18 +13,18 @@ import (
 )
 
 // GetCapacity answers the room in the pools that the parameters and the topology
-// choose. Parameters that CreateVolume would refuse are ErrInvalid; a topology
-// that is not here, a pool that is away and capabilities that no volume has are
-// no room.
+// choose. A topology that is not here, a pool that is away and capabilities that no
+// volume has are no room.
+//
+// Parameters that CreateVolume would refuse choose every pool. The scheduler takes
+// an error here, and no room, for a full disk, so a pod whose class has a mistake
+// would wait for space for ever, and nobody would see CreateVolume name the mistake.
 //
 // Capabilities are read leniently: external-provisioner asks with an arbitrary
 // one (mount, access mode UNKNOWN) whatever the class is for
 // (external-provisioner, pkg/capacity/capacity.go).
 func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	class, err := parseVolumeParameters(req.GetParameters())
-	if err != nil {
-		return nil, err
-	}
+	pool := s.poolAskedFor(req.GetParameters())
 	least, ok := leastSize(req.GetVolumeCapabilities())
 	if !ok {
 		return capacity(0, 0, least), nil
@@ -35,11 +36,22 @@ func (s *Server) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (
 			return capacity(0, 0, least), nil
 		}
 	}
-	room, err := s.backend.Capacity(ctx, class.pool, allowed)
+	room, err := s.backend.Capacity(ctx, pool, allowed)
 	if err != nil {
 		return nil, err
 	}
 	return capacity(room.Available, room.MaxVolume, least), nil
+}
+
+// poolAskedFor is the pool that a class names, "" if CreateVolume would refuse the
+// class: because of its parameters, or because there is no such pool. With several
+// nodes the latter would have to be a pool of no node.
+func (s *Server) poolAskedFor(parameters map[string]string) string {
+	class, err := parseVolumeParameters(parameters)
+	if err != nil || !slices.ContainsFunc(s.backend.Pools(), func(p volume.Pool) bool { return p.Name == class.pool }) {
+		return ""
+	}
+	return class.pool
 }
 
 func capacity(available, largest, least volume.Bytes) *csi.GetCapacityResponse {

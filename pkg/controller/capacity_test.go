@@ -22,7 +22,8 @@ func TestCapacityFollowsPoolAndTopology(t *testing.T) {
 	}{
 		"everything":         {&csi.GetCapacityRequest{}, fast + slow, fast, volume.MiB},
 		"one pool":           {&csi.GetCapacityRequest{Parameters: hdd}, slow, slow, volume.MiB},
-		"an unknown pool":    {&csi.GetCapacityRequest{Parameters: map[string]string{"pool": "ssd"}}, 0, 0, volume.MiB},
+		"an unknown pool":    {&csi.GetCapacityRequest{Parameters: map[string]string{"pool": "ssd"}}, fast + slow, fast, volume.MiB},
+		"a wrong parameter":  {&csi.GetCapacityRequest{Parameters: map[string]string{"pool": "hdd", "iops": "1"}}, fast + slow, fast, volume.MiB},
 		"this node":          {&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{topology.NodeKey: node}}}, fast + slow, fast, volume.MiB},
 		"another node":       {&csi.GetCapacityRequest{AccessibleTopology: &csi.Topology{Segments: map[string]string{topology.NodeKey: "node-2"}}}, 0, 0, volume.MiB},
 		"one pool's segment": {&csi.GetCapacityRequest{AccessibleTopology: segment(fastID)}, fast, fast, volume.MiB},
@@ -56,9 +57,4 @@ func TestCapacityOfAPoolThatIsAwayIsNothing(t *testing.T) {
 	if err != nil || resp.GetAvailableCapacity() != 0 {
 		t.Errorf("got %v, %v; want 0", resp, err)
 	}
-}
-
-func TestCapacityRefusesParametersThatCreateRefuses(t *testing.T) {
-	_, err := newBench(t).GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: map[string]string{"iops": "1"}})
-	wantErr(t, err, volume.ErrInvalid)
 }

@@ -26,7 +26,7 @@ func (d *Device) SetNoDiscard() error {
 		return nil
 	}
 	if err := writeSys(d.index, discardLimit, "0"); err != nil {
-		return fail(fmt.Errorf("%w: /sys must be mounted writable: %w", volume.ErrPrecondition, err))
+		return fail(fmt.Errorf("%w: /sys must be writable; in a pod, mount the host's there (hostPath): %w", volume.ErrPrecondition, err))
 	}
 	if have, err = readSysUint(d.index, discardLimit); err != nil {
 		return fail(err)

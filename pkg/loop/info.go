@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -83,8 +82,9 @@ func tagOf(status *unix.LoopInfo64) string {
 }
 
 // List is every attached loop device of the machine, in order of index. It opens
-// each for an instant, for reading; one that vanishes meanwhile is left out. A
-// device that somebody lets go of in that instant goes when List has looked.
+// each for an instant, for reading; one that vanishes meanwhile is left out, and one
+// that is there and cannot be opened is an error. A device that somebody lets go of
+// in that instant goes when List has looked.
 func List() ([]Info, error) {
 	return list(func(string) bool { return true })
 }
@@ -103,7 +103,7 @@ func list(wanted func(tag string) bool) ([]Info, error) {
 	var infos []Info
 	for _, index := range indices {
 		info, ok, err := look(index, wanted)
-		if errors.Is(err, volume.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, volume.ErrNotFound) || err != nil && !isAttached(index) {
 			continue
 		}
 		if err != nil {

@@ -81,23 +81,31 @@ func open(index, flags int) (*Device, error) {
 		}
 		fd, err = openNode(path, flags)
 	}
+	wrong := fmt.Errorf("%w: the node is not block device %d:%d; remove it, it is made anew", volume.ErrPrecondition, major, minor)
+	var st unix.Stat_t
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+		if unix.Lstat(path, &st) == nil && !isBlock(st, want) {
+			return fail(wrong) // what is gone is another device
+		}
 		return fail(fmt.Errorf("%w: the loop device is gone: %w", volume.ErrNotFound, err))
 	}
 	if err != nil {
 		return fail(err)
 	}
 	file := os.NewFile(uintptr(fd), path)
-	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		file.Close()
 		return fail(err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK || st.Rdev != want {
+	if !isBlock(st, want) {
 		file.Close()
-		return fail(fmt.Errorf("%w: the node is not block device %d:%d; remove it, it is made anew", volume.ErrPrecondition, major, minor))
+		return fail(wrong)
 	}
 	return &Device{index: index, major: major, minor: minor, path: path, file: file}, nil
+}
+
+func isBlock(st unix.Stat_t, device uint64) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == device
 }
 
 func openNode(path string, flags int) (int, error) {

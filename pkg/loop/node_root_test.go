@@ -3,6 +3,7 @@ package loop_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -74,6 +75,7 @@ func TestNodeOfAnotherDeviceIsNotTouched(t *testing.T) {
 	for name, make := range map[string]func() error{
 		"a file":           func() error { return os.WriteFile(dev.Path(), []byte("x"), 0o600) },
 		"/dev/zero":        func() error { return unix.Mknod(dev.Path(), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) },
+		"of no device":     func() error { return unix.Mknod(dev.Path(), unix.S_IFBLK|0o600, int(unix.Mkdev(60, 0))) },
 		"a link to itself": func() error { return os.Symlink(dev.Path(), dev.Path()) },
 	} {
 		if err := errors.Join(os.Remove(dev.Path()), make()); err != nil {
@@ -90,6 +92,39 @@ func TestNodeOfAnotherDeviceIsNotTouched(t *testing.T) {
 	}
 	if b, err := os.ReadFile(c.Backing.Name()); err != nil || len(b) != int(volume.MiB) {
 		t.Errorf("the backing file has %d bytes, %v", len(b), err)
+	}
+}
+
+// "Not there" would be taken for "not attached".
+func TestADeviceWhoseNodeCannotBeMadeIsNotLeftOut(t *testing.T) {
+	roottest.Require(t)
+	c := loop.Config{Backing: newImage(t, volume.MiB), Tag: newTag(t), BlockSize: 4096}
+	dev, err := loop.Attach(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dev.Detach(); err != nil {
+			t.Error(err)
+		}
+	})
+	gone := filepath.Join(t.TempDir(), "dev")
+	if err := os.Mkdir(gone, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(gone, "/dev", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount("/dev", 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := loop.Find(c.Tag); err == nil {
+		t.Errorf("found %v, and no error", found)
 	}
 }
 

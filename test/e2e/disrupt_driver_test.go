@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 const (
 	driverSet         = "holdfast" // the DaemonSet
 	driverContainer   = "driver"
+	claimContainer    = "claim-node"
 	watchdogContainer = "freeze-watchdog"
 	driverImage       = "ghcr.io/holdfast-csi/holdfast"
 )
@@ -121,11 +123,14 @@ func (s *scene) awaitDriverBut(old types.UID) *corev1.Pod {
 	})
 }
 
-// container is a container of the spec, to be read or changed.
+// container is a container of the spec, to be read or changed; an empty one if
+// there is none of this name.
 func container(spec *corev1.PodSpec, name string) *corev1.Container {
-	for i := range spec.Containers {
-		if spec.Containers[i].Name == name {
-			return &spec.Containers[i]
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
 		}
 	}
 	return &corev1.Container{}
@@ -134,7 +139,7 @@ func container(spec *corev1.PodSpec, name string) *corev1.Container {
 // restarts is how often each container of a pod was started again.
 func restarts(p *corev1.Pod) map[string]int32 {
 	found := map[string]int32{}
-	for _, c := range p.Status.ContainerStatuses {
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		found[c.Name] = c.RestartCount
 	}
 	return found

@@ -40,7 +40,7 @@ func (s *scene) driverLike(name string, change func(*corev1.PodSpec)) *pod {
 func TestASecondNodeIsRefusedClearly(t *testing.T) {
 	s := newScene(t)
 	p := s.driverLike("second-node", func(spec *corev1.PodSpec) {
-		spec.Containers, spec.InitContainers = spec.InitContainers[:1], nil
+		spec.Containers, spec.InitContainers = []corev1.Container{*container(spec, claimContainer)}, nil
 		args := spec.Containers[0].Args
 		for i, a := range args {
 			if strings.HasPrefix(a, "--node-id=") {

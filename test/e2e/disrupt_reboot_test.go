@@ -40,7 +40,14 @@ func TestEverythingComesBackAfterAReboot(t *testing.T) {
 	}
 
 	s.step("reboot")
+	up := false
+	s.afterwards(func(late *scene) {
+		if !up { // whoever comes next needs a node
+			late.must(late.cluster.Reboot(late.ctx))
+		}
+	})
 	s.must(s.cluster.Reboot(s.ctx))
+	up = true
 	s.step("kubelet runs again")
 
 	for i, p := range lasting {

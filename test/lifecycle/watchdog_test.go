@@ -94,7 +94,7 @@ func thawedForTheStopped(s *site, watchdog *harness.Watchdog) {
 	p := s.launch(xfs("stopped"))
 	writer := p.journal()
 	p.thawAtEnd()
-	s.restart("freeze/frozen=sleep:1s")
+	s.restart("freeze/frozen=sleep:4s")
 	answer := make(chan error, 1)
 	go func() {
 		_, err := s.driver.Snapshot(s.ctx, "stopped", p.id)
@@ -103,13 +103,13 @@ func thawedForTheStopped(s *site, watchdog *harness.Watchdog) {
 	waitStep(s, "freeze/frozen")
 	writer.Stall()
 	s.must(syscall.Kill(s.driver.PID(), syscall.SIGSTOP))
-	stopped := time.Now()
 	mustHang(s, writer)
-	s.mustGoOn(writer)
-	took := time.Since(stopped)
-	s.t.Logf("the writer was stopped for %s", writer.Stall())
-	if took < watchdogTimeout || took > watchdogTimeout+3*time.Second {
-		s.t.Errorf("thawed after %s, with a timeout of %s", took, watchdogTimeout)
+	s.mustGoOn(writer) // in writeWait
+	stall := writer.Stall()
+	s.t.Logf("the writer was stopped for %s", stall)
+	// It counts from the intent, which comes some time before the freeze.
+	if stall < watchdogTimeout/2 {
+		s.t.Errorf("thawed after %s, with a timeout of %s", stall, watchdogTimeout)
 	}
 	watchdog.WaitLog("by a driver that lives", writeWait)
 	s.must(syscall.Kill(s.driver.PID(), syscall.SIGCONT))

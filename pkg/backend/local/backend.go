@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
@@ -63,6 +64,7 @@ type Backend struct {
 	slots   []*slot
 	state   *os.Root
 	intents intents
+	started atomic.Bool // Start has ended: kubelet may know the pools
 
 	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
 
@@ -138,6 +140,10 @@ func (b *Backend) Start(ctx context.Context) error {
 	b.thawLeft(ctx)
 	var group sync.WaitGroup
 	for _, s := range b.slots {
+		// One whose disk does not answer keeps its place in the node's topology.
+		if reg, err := findRegistration(b.state, s.cfg); err == nil {
+			s.know(reg.PoolID)
+		}
 		group.Go(func() { s.tryOpen(ctx) })
 	}
 	opened := make(chan struct{})
@@ -151,6 +157,7 @@ func (b *Backend) Start(ctx context.Context) error {
 		b.notice(PoolSlow, "not all pools could be opened in %s; starting with the others, and these follow when their disks answer", startWait)
 	case <-ctx.Done():
 	}
+	b.started.Store(true)
 	return ctx.Err()
 }
 
@@ -187,10 +194,13 @@ func (b *Backend) thawLeft(ctx context.Context) {
 	}
 }
 
+// leftFrozen is told of a volume whose freeze nobody held any more.
+const leftFrozen = "a driver that died had left the filesystem of %s frozen, or one that lives could not thaw it; thawed"
+
 func (b *Backend) thawLeftOf(ctx context.Context, id volume.ID) error {
 	frozen, err := b.intents.thawLeft(ctx, id)
 	if frozen {
-		b.notice(FreezeThawed, "a driver that died had left the filesystem of %s frozen; thawed", id)
+		b.notice(FreezeThawed, leftFrozen, id)
 	}
 	return err
 }

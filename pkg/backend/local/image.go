@@ -171,9 +171,11 @@ func (b *Backend) attachImage(ctx context.Context, img *os.File) (*loop.Device, 
 	cfg := loop.Config{Backing: img, Tag: imageTag, BlockSize: 4096, DirectIO: true, NoDiscard: true}
 	d, err := loop.Attach(ctx, cfg)
 	if errors.Is(err, volume.ErrPrecondition) {
-		b.notice(DirectIOOff, "the pool image %s has no direct I/O (%v): it works, and caches everything twice", img.Name(), err)
+		why := err
 		cfg.DirectIO = false
-		d, err = loop.Attach(ctx, cfg)
+		if d, err = loop.Attach(ctx, cfg); err == nil { // else that was not what is lacking
+			b.notice(DirectIOOff, "the pool image %s has no direct I/O (%v): it works, and caches everything twice", img.Name(), why)
+		}
 	}
 	return d, err
 }

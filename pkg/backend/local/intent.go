@@ -78,8 +78,9 @@ func (in intents) list() ([]volume.ID, error) {
 // heldIntent is the intent of a freeze of ours.
 type heldIntent struct {
 	intents
-	id   volume.ID
-	file *os.File
+	id    volume.ID
+	since time.Time // what the intent says; with the monotonic clock
+	file  *os.File
 }
 
 // intentPatience is how long write waits for another party to finish with the
@@ -106,11 +107,12 @@ func (in intents) write(ctx context.Context, id volume.ID, fsType volume.FSType)
 }
 
 func (in intents) writeNew(id volume.ID, fsType volume.FSType) (*heldIntent, error) {
+	since := time.Now()
 	boot, uptime, err := uptime()
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(intent{Volume: id, FSType: fsType, Since: time.Now().UTC(), Boot: boot, Uptime: uptime})
+	data, err := json.Marshal(intent{Volume: id, FSType: fsType, Since: since.UTC(), Boot: boot, Uptime: uptime})
 	if err != nil {
 		return nil, fmt.Errorf("encode freeze intent: %w", err)
 	}
@@ -118,7 +120,7 @@ func (in intents) writeNew(id volume.ID, fsType volume.FSType) (*heldIntent, err
 	if err != nil {
 		return nil, fmt.Errorf("write down that %s will be frozen: %w", id, err)
 	}
-	return &heldIntent{intents: in, id: id, file: file}, nil
+	return &heldIntent{intents: in, id: id, since: since, file: file}, nil
 }
 
 // broken says whether the watchdog has thawed, or is about to thaw, the
@@ -216,6 +218,9 @@ func (in intents) thawLeft(ctx context.Context, id volume.ID) (frozen bool, err 
 	}
 	// Whatever is in the file: its name says which volume.
 	what, _ := readIntent(f)
+	if boot, _, err := uptime(); err == nil && what.Boot != "" && what.Boot != boot {
+		return false, in.remove(id) // no freeze outlives its kernel
+	}
 	frozen, err = thawVolume(ctx, id, what.FSType)
 	if err != nil {
 		return false, fmt.Errorf("thaw %s: %w; its writers hang until: fsfreeze -u MOUNTPOINT", id, err)

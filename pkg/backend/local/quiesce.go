@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,8 +52,9 @@ func (p *pool) quiesced(ctx context.Context, src object, consistency volume.Cons
 // The order keeps the freeze short and never forgotten: write out what is dirty
 // inside, then in the pool, so that the freeze has little to flush and the copy
 // has little to commit; write down the intent, so that whoever starts next, or
-// the watchdog, thaws; freeze; copy; thaw. A timer thaws if the copy hangs, and the
-// watchdog if this process does. A copy that was not made on a filesystem frozen
+// the watchdog, thaws; freeze; copy; thaw. A deadline, which counts from the intent
+// as the watchdog's does, thaws if the copy hangs, and the watchdog if this process
+// does. A copy that was not made on a filesystem frozen
 // throughout is not used.
 func (p *pool) frozen(ctx context.Context, src object, root *os.File, fn func() error) error {
 	b, id := p.backend, src.ID
@@ -83,27 +82,21 @@ func (p *pool) frozen(ctx context.Context, src object, root *os.File, fn func() 
 // if we froze the filesystem and could not thaw it.
 func (p *pool) freezeAndRun(held *heldIntent, root *os.File, fn func() error) (thawed bool, err error) {
 	b, id := p.backend, held.id
+	limit := thawAt(held.since.Add(b.cfg.FreezeTimeout), root)
+	defer limit.stop()
 	if err := b.cfg.Fault.At("freeze/intent"); err != nil {
 		return true, err
 	}
 	if err := filesystem.Freeze(root); err != nil {
 		return true, fmt.Errorf("freeze %s: %w", id, err)
 	}
-	var late atomic.Bool
-	fired := make(chan struct{})
-	deadline := time.AfterFunc(b.cfg.FreezeTimeout, func() {
-		defer close(fired)
-		late.Store(true)
-		// The thaw below tries again and reports.
-		_ = filesystem.Thaw(root)
-	})
-	err = b.cfg.Fault.At("freeze/frozen")
-	if err == nil {
-		err = fn()
+	if limit.frozen() {
+		err = b.cfg.Fault.At("freeze/frozen")
+		if err == nil {
+			err = fn()
+		}
 	}
-	if !deadline.Stop() {
-		<-fired // it must not outlive root
-	}
+	late := limit.stop()
 	frozen, terr := filesystem.ThawIfFrozen(root)
 	if terr != nil {
 		return false, errors.Join(err, fmt.Errorf("thaw %s: %w; it is tried again every %s, its writers hang until then", id, terr, retryInterval))
@@ -111,8 +104,8 @@ func (p *pool) freezeAndRun(held *heldIntent, root *os.File, fn func() error) (t
 	if ferr := b.cfg.Fault.At("freeze/thawed"); err == nil {
 		err = ferr
 	}
-	if late.Load() {
-		return true, fmt.Errorf("%w: the copy of %s took longer than %s, its filesystem was thawed and the copy is not used; try again", volume.ErrUnavailable, id, b.cfg.FreezeTimeout)
+	if late {
+		return true, fmt.Errorf("%w: to freeze and copy %s took longer than %s, its filesystem was thawed and the copy is not used; try again", volume.ErrUnavailable, id, b.cfg.FreezeTimeout)
 	}
 	// Either sign alone could miss something: the mark, a thaw by hand (fsfreeze -u);
 	// the thaw that found nothing to thaw, one after which somebody froze again.

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type slot struct {
 	id     volume.PoolID // known from the registry before the pool is open
 	pool   *pool         // nil while unavailable
 	reason error         // why pool is nil
-	missed bool          // the administrator was told that the pool is away
+	missed trouble       // what the administrator was told of it
 }
 
 func (s *slot) get() (*pool, error) {
@@ -66,21 +67,60 @@ func (s *slot) tryOpen(ctx context.Context) {
 	}
 	p, id, err := openPool(ctx, s.backend, s.cfg)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	o := opening{
+		first: s.id == "",
+		late:  s.backend.started.Load(), // before anybody can see the id
+	}
 	if id != "" {
 		s.id = id
 	}
 	if err != nil {
-		if !s.missed || s.reason.Error() != err.Error() {
-			s.backend.notice(PoolMissing, "pool %s (%s) cannot be used: %v; its volumes and their data are left as they are, other pools go on; it is tried every %s and used as soon as it is back, without a restart", s.cfg.Name, s.cfg.Dir, err, retryInterval)
+		known, news := s.id != "", s.missed.isNews(err, time.Now())
+		s.reason = err
+		s.mu.Unlock()
+		if news {
+			s.tellMissing(err, known)
 		}
-		s.reason, s.missed = err, true
 		return
 	}
-	if s.missed {
+	o.missed = s.missed != trouble{}
+	s.pool, s.reason, s.missed = p, nil, trouble{}
+	s.mu.Unlock()
+	s.tellOpened(o)
+}
+
+func (s *slot) tellMissing(err error, known bool) {
+	text := "it is not known from before, other pools go on; it is tried every %s"
+	if known {
+		text = "its volumes and their data are left as they are, other pools go on; it is tried every %s and used as soon as it is back, without a restart"
+	}
+	s.backend.notice(PoolMissing, "pool %s (%s) cannot be used: %v; "+text, s.cfg.Name, s.cfg.Dir, err, retryInterval)
+}
+
+// opening is how a pool came to be open.
+type opening struct {
+	first  bool // it was not known before
+	late   bool // start-up had ended
+	missed bool // the administrator was told that it was away
+}
+
+// tellOpened tells of a pool that was not there from the start. A node without any
+// pool has not been registered with kubelet, which then learns of the first one in
+// time.
+func (s *slot) tellOpened(o opening) {
+	switch {
+	case o.first && o.late && s.backend.knowsOther(s):
+		s.backend.notice(PoolNew, "pool %s (%s) was opened for the first time after the driver had started; kubelet learns of it when the driver's pod is restarted, and claims in it stay Pending until then: restart the driver's pod", s.cfg.Name, s.cfg.Dir)
+	case o.first && o.missed:
+		s.backend.notice(PoolBack, "pool %s (%s) could be opened now, for the first time, and is used", s.cfg.Name, s.cfg.Dir)
+	case o.missed:
 		s.backend.notice(PoolBack, "pool %s (%s) is back and used again", s.cfg.Name, s.cfg.Dir)
 	}
-	s.pool, s.reason, s.missed = p, nil, false
+}
+
+// knowsOther says whether any pool but that of s is known.
+func (b *Backend) knowsOther(s *slot) bool {
+	return slices.ContainsFunc(b.slots, func(o *slot) bool { return o != s && o.describe().ID != "" })
 }
 
 func (s *slot) run(ctx context.Context) {

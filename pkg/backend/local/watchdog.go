@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -37,11 +38,13 @@ type Watchdog struct {
 	cfg     WatchdogConfig
 	intents intents
 
+	// unlisted is the trouble with the directory. Only look uses it.
+	unlisted trouble
+
 	// mu is never held while something is thawed.
 	mu       sync.Mutex
-	busy     map[volume.ID]bool   // being looked after
-	trouble  map[volume.ID]string // the last error, told once
-	unlisted string               // the same for the directory
+	busy     map[volume.ID]bool     // being looked after
+	troubles map[volume.ID]*trouble // with each
 }
 
 // watchInterval is how soon a Watchdog sees that a driver died. An idle one reads
@@ -68,15 +71,15 @@ func NewWatchdog(cfg WatchdogConfig) (*Watchdog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Watchdog{cfg: cfg, intents: intents{state}, busy: map[volume.ID]bool{}, trouble: map[volume.ID]string{}}, nil
+	return &Watchdog{cfg: cfg, intents: intents{state}, busy: map[volume.ID]bool{}, troubles: map[volume.ID]*trouble{}}, nil
 }
 
 // Close lets go of the state directory.
 func (w *Watchdog) Close() error { return w.intents.state.Close() }
 
-// Run watches until ctx ends and then goes on while there are intents, for as long
-// as a freeze may last: in Kubernetes the watchdog and the driver are told to stop
-// at the same time.
+// Run watches until ctx ends and then goes on while there are intents, at most for
+// as long as a freeze may last that begins with the last of them: a driver that is
+// stopped later may still begin one.
 func (w *Watchdog) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -84,27 +87,59 @@ func (w *Watchdog) Run(ctx context.Context) {
 	defer tick.Stop()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	stopping, last := ctx.Done(), (<-chan time.Time)(nil)
+	stopping := ctx.Done()
+	var end time.Time
+	var before map[volume.ID]fs.FileInfo
 	for {
-		if left := w.look(working, &group); left == 0 && stopping == nil {
-			return
+		now := w.look(working, &group)
+		if stopping == nil {
+			if anyNew(before, now) {
+				end = w.lastFreeze()
+			}
+			if len(now) == 0 || time.Now().After(end) {
+				return
+			}
 		}
+		before = now
 		select {
 		case <-stopping:
-			stopping, last = nil, time.After(w.cfg.FreezeTimeout+2*watchdogMargin)
-		case <-last:
-			return
+			stopping, end = nil, w.lastFreeze()
 		case <-tick.C:
 		}
 	}
 }
 
+// lastFreeze is when a freeze that begins now is over, one way or the other.
+func (w *Watchdog) lastFreeze() time.Time {
+	return time.Now().Add(w.cfg.FreezeTimeout + 2*watchdogMargin)
+}
+
+// anyNew says whether there is an intent now that was not there before. Its volume
+// may have had another one.
+func anyNew(before, now map[volume.ID]fs.FileInfo) bool {
+	for id, file := range now {
+		was := before[id]
+		if was == nil || !os.SameFile(was, file) || !was.ModTime().Equal(file.ModTime()) {
+			return true
+		}
+	}
+	return false
+}
+
 // look starts to look after each intent, in a goroutine of its own: a filesystem
-// that hangs must not keep another one frozen. It says how many there are.
-func (w *Watchdog) look(ctx context.Context, group *sync.WaitGroup) (left int) {
+// that hangs must not keep another one frozen. It says which there are.
+func (w *Watchdog) look(ctx context.Context, group *sync.WaitGroup) map[volume.ID]fs.FileInfo {
 	ids, err := w.intents.list()
-	w.complainOnce(err)
+	if err == nil {
+		w.unlisted = trouble{}
+	} else if w.unlisted.isNews(err, time.Now()) {
+		w.cfg.Notice(ThawFailed, err.Error()+"; as long as this lasts nothing is thawed")
+	}
+	found := map[volume.ID]fs.FileInfo{}
 	for _, id := range ids {
+		if file, err := w.intents.state.Lstat(intentFile(id)); err == nil {
+			found[id] = file
+		}
 		if !w.begin(id) {
 			continue
 		}
@@ -115,7 +150,7 @@ func (w *Watchdog) look(ctx context.Context, group *sync.WaitGroup) (left int) {
 			w.told(id, w.attend(ctx, id))
 		})
 	}
-	return len(ids)
+	return found
 }
 
 func (w *Watchdog) begin(id volume.ID) bool {
@@ -134,40 +169,31 @@ func (w *Watchdog) end(id volume.ID) {
 	delete(w.busy, id)
 }
 
-// told tells of an error unless it was the same the last time.
+// told tells of an error that is news.
 func (w *Watchdog) told(id volume.ID, err error) {
-	w.mu.Lock()
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	again := w.trouble[id] == text
-	w.trouble[id] = text
-	if err == nil {
-		delete(w.trouble, id)
-	}
-	w.mu.Unlock()
-	if err != nil && !again {
-		w.cfg.Notice(ThawFailed, fmt.Sprintf("%s; it is tried again every %s", text, watchInterval))
+	if w.isNews(id, err) {
+		w.cfg.Notice(ThawFailed, fmt.Sprintf("%v; it is tried again every %s", err, watchInterval))
 	}
 }
 
-func (w *Watchdog) complainOnce(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
+func (w *Watchdog) isNews(id volume.ID, err error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil {
+		delete(w.troubles, id)
+		return false
 	}
-	if w.unlisted != text && text != "" {
-		w.cfg.Notice(ThawFailed, text+"; as long as this lasts nothing is thawed")
+	if w.troubles[id] == nil {
+		w.troubles[id] = &trouble{}
 	}
-	w.unlisted = text
+	return w.troubles[id].isNews(err, time.Now())
 }
 
 // attend does for one intent what must be done now.
 func (w *Watchdog) attend(ctx context.Context, id volume.ID) error {
 	frozen, err := w.intents.thawLeft(ctx, id)
 	if frozen {
-		w.cfg.Notice(FreezeThawed, fmt.Sprintf("a driver that died had left the filesystem of %s frozen; thawed", id))
+		w.cfg.Notice(FreezeThawed, fmt.Sprintf(leftFrozen, id))
 	}
 	if err != nil {
 		return err

@@ -103,6 +103,9 @@ func isFrozen(t *testing.T, root *os.File) bool {
 	return false
 }
 
+// soon is ample for a watchdog or an engine on a busy machine.
+const soon = 15 * time.Second
+
 func within(t *testing.T, limit time.Duration, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !is(); time.Sleep(5 * time.Millisecond) {
@@ -134,7 +137,7 @@ func TestTheWatchdogThawsForADriverThatDiedAndNothingElse(t *testing.T) {
 		if err := held.end(false); err != nil { // as by its death
 			t.Fatal(err)
 		}
-		within(t, 4*watchInterval, "a thaw", func() bool { return len(notices()) > 0 })
+		within(t, soon, "a thaw", func() bool { return len(notices()) > 0 })
 		if isFrozen(t, root) || !isFrozen(t, other) {
 			t.Error("it must thaw the one that has an intent, and no other")
 		}
@@ -217,11 +220,11 @@ func TestAFreezeThatBeginsAfterItsTimeIsEndedToo(t *testing.T) {
 	}
 	const timeout = 100 * time.Millisecond
 	notices, _ := b.watch(timeout)
-	within(t, 2*watchdogMargin+timeout, "the mark", func() bool { broken, err := held.broken(); return broken && err == nil })
+	within(t, soon, "the mark", func() bool { broken, err := held.broken(); return broken && err == nil })
 	if err := filesystem.Freeze(root); err != nil { // its driver wakes up
 		t.Fatal(err)
 	}
-	within(t, 4*watchInterval, "a thaw", func() bool { return len(notices()) > 0 })
+	within(t, soon, "a thaw", func() bool { return len(notices()) > 0 })
 	if isFrozen(t, root) {
 		t.Error("it is frozen")
 	}
@@ -230,70 +233,6 @@ func TestAFreezeThatBeginsAfterItsTimeIsEndedToo(t *testing.T) {
 	}
 	if err := held.end(true); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestAWatchdogThatIsToldToStopLeavesNothingFrozen(t *testing.T) {
-	b := newBench(t, volume.GiB, nil, "default")
-	id, root := b.mounted("a", volume.Ext4)
-	held, err := b.intents.write(t.Context(), id, volume.Ext4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := filesystem.Freeze(root); err != nil {
-		t.Fatal(err)
-	}
-	_, stop := b.watch(100 * time.Millisecond)
-	stop()
-	if isFrozen(t, root) {
-		t.Error("it went and left a filesystem frozen")
-	}
-	if err := held.end(true); err != nil {
-		t.Fatal(err)
-	}
-	begun := time.Now()
-	_, stop = b.watch(DefaultFreezeTimeout)
-	stop()
-	if took := time.Since(begun); took > time.Second {
-		t.Errorf("with nothing left to do it took %s to stop", took)
-	}
-}
-
-func TestAnIntentOfAnotherBootIsNotOld(t *testing.T) {
-	b := newBench(t, volume.GiB, nil, "default")
-	id, root := b.mounted("a", volume.Ext4)
-	held, err := b.intents.write(t.Context(), id, volume.Ext4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := held.end(true); err != nil {
-			t.Error(err)
-		}
-	}()
-	text, err := b.state.ReadFile(intentFile(id))
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, _, err := uptime()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := b.state.OpenFile(intentFile(id), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteString(strings.Replace(string(text), boot, strings.Repeat("0", len(boot)), 1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := filesystem.Freeze(root); err != nil {
-		t.Fatal(err)
-	}
-	if _, frozen, err := b.intents.breakFreeze(t.Context(), id, -time.Hour); frozen || err != nil || !isFrozen(t, root) {
-		t.Errorf("its age was believed: %t, %v", frozen, err)
 	}
 }
 
@@ -381,7 +320,9 @@ func TestAWatchdogWithoutPatienceHarmsNothing(t *testing.T) {
 		})
 	}
 	failed, took := int32(0), 0
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); {
+	begun := time.Now()
+	both := func() bool { return broken.Load() > 0 && took > 0 }
+	for time.Since(begun) < 4*time.Second || !both() && time.Since(begun) < time.Minute {
 		name := fmt.Sprintf("s-%d", took)
 		switch err := b.snapshot(name, id); {
 		case err == nil:
@@ -402,7 +343,7 @@ func TestAWatchdogWithoutPatienceHarmsNothing(t *testing.T) {
 	if broken.Load() > failed {
 		t.Errorf("%d freezes were ended, and only %d snapshots failed", broken.Load(), failed)
 	}
-	if broken.Load() == 0 || took == 0 {
+	if !both() {
 		t.Error("one of the two always won")
 	}
 	if isFrozen(t, root) {
