@@ -77,6 +77,10 @@ e2e: cluster-packages bin/summary ## tests on a real Kubernetes; on the cluster 
 	@mkdir -p dist
 	@hack/e2e.sh | bin/summary -out dist/e2e-summary
 
+.PHONY: figures
+figures: cluster-packages bin/summary ## measure a pod's start on a real Kubernetes and write docs/reference/start.md (root)
+	@HOLDFAST_E2E_FIGURES=$(CURDIR)/docs/reference/start.md E2E_ARGS='-v -run TestTheDriversShareOfAStart' hack/e2e.sh | bin/summary
+
 .PHONY: fault
 fault: test-packages bin/summary ## kill the driver at every step of every operation (root)
 	@hack/test.sh fault | bin/summary
