@@ -52,7 +52,7 @@ cluster-down: ## remove every trace of it, volumes included (root)
 	@go run ./hack/cluster down
 
 .PHONY: test
-test: test-packages bin/summary ## everything that this machine can test, counted in the last line
+test: test-packages bin/summary ## everything that this machine can test without a cluster, counted in the last line
 	@mkdir -p dist
 	@hack/test.sh unit race root | bin/summary -out dist/test-summary
 

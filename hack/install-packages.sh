@@ -27,10 +27,16 @@ package_of() {
   esac
 }
 
+# have PROGRAM. A busybox that is to run in an image of its own must be static.
+have() {
+  command -v "$1" >/dev/null || return 1
+  [ "$1" != busybox ] || ! ldd "$(command -v busybox)" >/dev/null 2>&1
+}
+
 missing=()
 for program in "$@"; do
   packages=$(package_of "$program")
-  if ! command -v "$program" >/dev/null; then
+  if ! have "$program"; then
     read -ra words <<<"$packages"
     missing+=("${words[@]}")
   fi

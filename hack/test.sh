@@ -49,7 +49,7 @@ root() {
   mapfile -t packages < <(importing "$module/test/roottest")
   # One package at a time: a mount namespace that is copied while a test runs
   # pins that test's loop devices.
-  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 40m "${packages[@]}"
+  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 18m "${packages[@]}"
 }
 
 for pass in "$@"; do
@@ -61,7 +61,7 @@ for pass in "$@"; do
       ;;
     race) race ;;
     root) root ;;
-    e2e) run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 40m ${E2E_ARGS:-} ./test/e2e/... ;;
+    e2e) run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 20m ${E2E_ARGS:-} ./test/e2e/... ;;
     *) run "test/$pass" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 40m "./test/$pass/..." ;;
   esac
 done

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +34,12 @@ func Open() (*Cluster, error) {
 	for _, d := range append(l.controlPlane(), containerd(), l.kubelet()) {
 		if _, ok := d.running(); !ok {
 			return nil, fmt.Errorf("%w (%s does not run)", ErrNotRunning, d.name)
+		}
+	}
+	// The cluster may have been started from another tree.
+	if _, err := os.Stat(l.kubeconfig()); errors.Is(err, fs.ErrNotExist) {
+		if err := errors.Join(os.MkdirAll(l.bin(), 0o755), writePKI(l.kubeconfig())); err != nil {
+			return nil, err
 		}
 	}
 	return &Cluster{layout: l}, nil
@@ -62,7 +71,7 @@ func (c *Cluster) client() (kubernetes.Interface, error) {
 
 // Kubectl runs kubectl as the administrator and returns all that it says.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return command(ctx, c.bin("kubectl"), append([]string{"--kubeconfig=" + c.kubeconfig()}, args...)...)
+	return command(ctx, c.bin("kubectl"), append([]string{"--kubeconfig=" + c.kubeconfig(), "--cache-dir=" + filepath.Join(dataDir, "kubectl")}, args...)...)
 }
 
 // StopKubelet ends kubelet; its pods run on.

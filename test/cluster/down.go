@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend/local"
+	"github.com/holdfast-csi/holdfast/pkg/filesystem"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/teardown"
@@ -37,37 +38,35 @@ func (c *Cluster) Reboot(ctx context.Context) error {
 	return c.startNode(ctx)
 }
 
-// Down stops the cluster and removes every trace of it, the driver's volumes
-// included. It may be called whatever state the cluster is in.
+// Down stops the cluster and gives the machine back as it was, the driver's volumes
+// gone. It may be called whatever state the cluster is in, and again. Where there is
+// no cluster of this package it does nothing.
 func Down(ctx context.Context) error {
 	l, err := findTree()
 	if err != nil {
 		return err
 	}
-	c := &Cluster{layout: l}
-	if err := c.stopNode(ctx); err != nil {
+	before, err := readClaim()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
+	c := &Cluster{layout: l}
+	stopped := c.stopNode(ctx) // the rest must not wait for what hangs there
 	daemons := l.controlPlane()
 	slices.Reverse(daemons)
 	for _, d := range daemons {
-		if err := d.kill(ctx); err != nil {
-			return err
-		}
+		stopped = errors.Join(stopped, d.kill(ctx))
 	}
-	if err := stopNetwork(ctx); err != nil {
-		return err
+	if err := errors.Join(stopped, stopNetwork(ctx)); err != nil {
+		return fmt.Errorf("%w; what is on the disk stays: repeat this when the cause is gone", err)
 	}
-	for _, dir := range traces() {
-		if err := removeTree(dir); err != nil {
-			return err
-		}
-	}
-	removeLogLinks()
 	if err := os.Remove(l.kubeconfig()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return nil
+	return before.release()
 }
 
 // stopNode kills what runs on the node and takes its mounts and loops away.
@@ -82,7 +81,11 @@ func (c *Cluster) stopNode(ctx context.Context) error {
 		return err
 	}
 	// A pod's network namespace is a mount that the CNI plugins made.
-	if err := removeNetworkNamespaces(); err != nil {
+	before, err := readClaim()
+	if err != nil {
+		return err
+	}
+	if err := removeNetworkNamespaces(before.networkNamespaces()); err != nil {
 		return err
 	}
 	if err := unmountBelow(ctx, runDir); err != nil {
@@ -185,7 +188,28 @@ func killShims(ctx context.Context) error {
 			return fmt.Errorf("kill a container's process %d: %w", pid, err)
 		}
 	}
-	return wait(ctx, 20*time.Second, func() bool { return len(podProcesses()) == 0 && !anyAlive(shims) })
+	return wait(ctx, 20*time.Second, func() bool {
+		thawAll() // a process that waits for a frozen filesystem cannot die
+		return len(podProcesses()) == 0 && !anyAlive(shims)
+	})
+}
+
+// thawAll thaws what is mounted below kubelet's directory: a snapshot may have been
+// under way.
+func thawAll() {
+	mounts, err := mount.List()
+	if err != nil {
+		return
+	}
+	for _, m := range mounts {
+		if !strings.HasPrefix(m.Path, KubeletDir+"/") || m.FSType != "ext4" && m.FSType != "xfs" {
+			continue
+		}
+		if root, err := os.Open(m.Path); err == nil {
+			_ = filesystem.Thaw(root) // most are not frozen, and the wait says if something hangs
+			root.Close()
+		}
+	}
 }
 
 func anyAlive(pids []int) bool {
@@ -247,8 +271,7 @@ func removeCgroups() error {
 }
 
 // removeNetworkNamespaces removes those that containerd's CRI plugin has named.
-func removeNetworkNamespaces() error {
-	names, _ := filepath.Glob("/run/netns/cni-*") // the pattern is well-formed
+func removeNetworkNamespaces(names []string) error {
 	for _, name := range names {
 		if err := unix.Unmount(name, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("unmount %s: %w", name, err)
@@ -302,20 +325,4 @@ func removeTree(dir string) error {
 		}
 	}
 	return os.RemoveAll(dir)
-}
-
-// removeLogLinks removes the links that kubelet makes to the logs of containers.
-func removeLogLinks() {
-	const dir = "/var/log/containers"
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, logDir+"/") {
-			_ = os.Remove(path) // a dangling link does no harm
-		}
-	}
-	_ = os.Remove(dir) // if it is empty, it was kubelet's
 }

@@ -39,7 +39,7 @@ failCgroupV1: false
 failSwapOn: false
 containerRuntimeEndpoint: unix://` + containerdSocket + `
 podLogsDir: ` + logDir + `/pods
-evictionHard: {memory.available: 100Mi, nodefs.available: 2%, imagefs.available: 2%}
+evictionHard: {memory.available: 100Mi, nodefs.available: 500Mi, imagefs.available: 500Mi}
 imageGCHighThresholdPercent: 100
 makeIPTablesUtilChains: false
 maxPods: 250

@@ -32,10 +32,14 @@ func pki(name string) string { return filepath.Join(pkiDir, name) }
 // writePKI makes certificates and keys for everybody, and the kubeconfigs, unless
 // they are there, and gives the user that of the administrator.
 func writePKI(adminConfig string) error {
-	if _, err := os.Stat(pki("done")); err != nil {
+	done, err := os.Stat(pki("done"))
+	switch {
+	case err != nil:
 		if err := makePKI(); err != nil {
 			return err
 		}
+	case time.Since(done.ModTime()) > lifetime-24*time.Hour:
+		return errors.New("the certificates of this cluster have ended: make cluster-down, then make cluster")
 	}
 	data, err := os.ReadFile(pki("admin.kubeconfig"))
 	if err != nil {

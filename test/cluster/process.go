@@ -43,11 +43,6 @@ func (d daemon) start() error {
 		return err
 	}
 	defer log.Close()
-	// What this process has inherited, such as the lock of flock(1), is not the
-	// daemon's.
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("start %s: keep files from it: %w", d.name, err)
-	}
 	cmd := exec.Command(d.path, d.args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -66,7 +61,11 @@ func (d daemon) start() error {
 	// Nobody waits for it but the parent: one that ends while this process lives is
 	// reaped here, so that it is seen to be gone.
 	go func() { _ = cmd.Wait() }()
-	return os.WriteFile(d.pidFile(), []byte(line), 0o644)
+	if err := os.WriteFile(d.pidFile(), []byte(line), 0o644); err != nil {
+		// Nobody would find it again.
+		return errors.Join(fmt.Errorf("start %s: %w", d.name, err), cmd.Process.Kill())
+	}
+	return nil
 }
 
 // running finds the process that start made, if it lives.

@@ -42,7 +42,7 @@ const (
 	poolSize   = 20 << 30
 	keepFree   = 0.15
 	headroom   = 6 << 30
-	leastSmall = 6 << 30
+	leastSmall = 10 << 30
 )
 
 // smallPool is the arguments that make the driver content with the disk below dir,

@@ -13,18 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/holdfast-csi/holdfast/pkg/mount"
 )
 
 // What a user applies.
 const (
 	overlay  = "deploy/kustomize/overlays/single-node"
+	crds     = "deploy/kustomize/components/snapshot-controller/crds"
 	examples = "deploy/examples"
 )
-
-// traces is what Down removes as a whole.
-func traces() []string {
-	return []string{KubeletDir, HoldfastDir, dataDir, runDir}
-}
 
 // Up starts the cluster with Holdfast installed, or what of it does not run. It
 // needs root, and takes minutes where nothing is built yet. log is told what
@@ -70,21 +68,6 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 	return c, c.install(ctx, log)
 }
 
-// claimMachine refuses a machine where a kubelet or a Holdfast is at home already.
-func claimMachine() error {
-	if _, err := os.Stat(dataDir); err == nil {
-		return nil // ours
-	}
-	return errors.Join(checkVacant(KubeletDir), checkVacant(HoldfastDir))
-}
-
-func checkVacant(dir string) error {
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return fmt.Errorf("%s is not empty: this machine seems to be a node of another cluster, and this one needs the directory for itself", dir)
-	}
-	return nil
-}
-
 // startNode starts containerd and kubelet and waits until the node is ready.
 func (c *Cluster) startNode(ctx context.Context) error {
 	for _, dir := range []string{KubeletDir, PoolsDir} {
@@ -107,14 +90,17 @@ func (c *Cluster) startNode(ctx context.Context) error {
 	return c.StartKubelet(ctx)
 }
 
-// share makes dir a mount point whose mounts propagate, as everything does on a
-// machine that systemd has started; elsewhere / may be private.
+// share makes the mounts below dir propagate. They do on a machine that systemd has
+// started; elsewhere / may be private, and dir becomes a mount point of its own.
 func share(dir string) error {
-	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err == nil {
-		return nil
+	on, err := mount.Containing(dir)
+	if err != nil || on.PeerGroup != 0 {
+		return err
 	}
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("make %s a mount point: %w", dir, err)
+	if on.Path != dir {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("make %s a mount point: %w", dir, err)
+		}
 	}
 	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make the mounts below %s propagate: %w", dir, err)
@@ -142,7 +128,11 @@ func (c *Cluster) install(ctx context.Context, log io.Writer) error {
 			return err
 		}
 	}
-	if _, err := c.Kubectl(ctx, "apply", "--server-side", "-f", filepath.Join(c.tree, overlay, "..", "..", "components", "snapshot-controller", "crds")); err != nil {
+	crds := filepath.Join(c.tree, crds)
+	if _, err := c.Kubectl(ctx, "apply", "--server-side", "-f", crds); err != nil {
+		return err
+	}
+	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=60s", "-f", crds); err != nil {
 		return err
 	}
 	fmt.Fprintln(log, "installing", overlay)
