@@ -17,6 +17,8 @@ import (
 	"math/rand/v2"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -53,13 +55,17 @@ func Write(path string, seed uint64, size volume.Bytes, sync bool) error {
 var ErrContent = errors.New("content differs from what was written")
 
 // Verify checks that the first size bytes of a file or block device are the
-// pattern of seed. It is ErrContent, with the offset, if they are not.
+// pattern of seed. It is ErrContent, with the offset, if they are not. What was
+// synced is read from below, not from the page cache of the file or device.
 func Verify(path string, seed uint64, size volume.Bytes) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("verify pattern: %w", err)
 	}
 	defer f.Close()
+	if err := dropCache(f); err != nil {
+		return err
+	}
 	have, want := bufio.NewReaderSize(f, chunk), bufio.NewReaderSize(pattern(seed), chunk)
 	a, b := make([]byte, chunk), make([]byte, chunk)
 	for at := volume.Bytes(0); at < size; at += chunk {
@@ -75,6 +81,15 @@ func Verify(path string, seed uint64, size volume.Bytes) error {
 				return fmt.Errorf("%w: %s at byte %d", ErrContent, path, at+i)
 			}
 		}
+	}
+	return nil
+}
+
+// dropCache makes the next read of what is clean come from below: who has just
+// written it would see its own pages and miss what got lost under them.
+func dropCache(f *os.File) error {
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return fmt.Errorf("drop the cached pages of %s: %w", f.Name(), err)
 	}
 	return nil
 }

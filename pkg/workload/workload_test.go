@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestVerifyFindsOneChangedByte(t *testing.T) {
@@ -32,6 +34,38 @@ func TestVerifyFindsOneChangedByte(t *testing.T) {
 	}
 	if err := Verify(path, 7, 4<<20); !errors.Is(err, ErrContent) {
 		t.Fatalf("a file that is too short passed: %v", err)
+	}
+}
+
+func TestVerifyReadsFromBelowThePageCache(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := Write(path, 7, 3<<20, true); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cached := func(at int64) error {
+		_, err := unix.Preadv2(int(f.Fd()), [][]byte{make([]byte, 1)}, at, unix.RWF_NOWAIT)
+		return err
+	}
+	offsets := []int64{0, 1 << 20, 3<<20 - 1}
+	for _, at := range offsets {
+		if err := cached(at); errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("this filesystem does not say what is in the page cache")
+		} else if err != nil {
+			t.Fatalf("byte %d is not in the page cache before: %v", at, err)
+		}
+	}
+	if err := dropCache(f); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range offsets {
+		if err := cached(at); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("byte %d is read from the page cache: %v", at, err)
+		}
 	}
 }
 

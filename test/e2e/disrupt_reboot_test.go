@@ -12,9 +12,10 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 )
 
-// TestEverythingComesBackAfterAReboot takes all processes, mounts and loop devices
-// of the node away at once. Pods that kubelet starts again find their data, and so
-// does everybody who comes later.
+// TestEverythingComesBackAfterAReboot takes all processes of the node away at once,
+// and then its mounts and loop devices. Pods that kubelet starts again find their
+// data, and so does everybody who comes later. It is a reboot, not a power cut: the
+// mounts are taken down in order, so what is dirty is written back.
 func TestEverythingComesBackAfterAReboot(t *testing.T) {
 	s := newScene(t)
 	writers := s.writers()
@@ -71,10 +72,24 @@ func TestEverythingComesBackAfterAReboot(t *testing.T) {
 	s.oneLoopEach()
 }
 
-// oneLoopEach demands that every volume that a pod of the scene has is attached
-// once: two loop devices on one image would destroy it.
+// oneLoopEach demands that every volume that a running pod of the scene has is
+// attached once, and no other more than that: two loop devices on one image would
+// destroy it.
 func (s *scene) oneLoopEach() {
 	s.t.Helper()
+	pods, err := s.kube.CoreV1().Pods(s.ns).List(s.ctx, metav1.ListOptions{})
+	s.must(err)
+	used := map[string]bool{}
+	for i := range pods.Items {
+		for _, v := range pods.Items[i].Spec.Volumes {
+			if v.PersistentVolumeClaim != nil && running(&pods.Items[i]) {
+				used[v.PersistentVolumeClaim.ClaimName] = true
+			}
+		}
+	}
+	if len(used) == 0 {
+		s.t.Fatal("no pod with a claim runs")
+	}
 	volumes, err := s.kube.CoreV1().PersistentVolumes().List(s.ctx, metav1.ListOptions{})
 	s.must(err)
 	loops, err := loop.List()
@@ -90,8 +105,8 @@ func (s *scene) oneLoopEach() {
 				found = append(found, l.Index)
 			}
 		}
-		if len(found) > 1 {
-			s.t.Errorf("volume %s is attached more than once, to the loop devices %v", pv.Name, found)
+		if claim := pv.Spec.ClaimRef.Name; len(found) > 1 || used[claim] && len(found) != 1 {
+			s.t.Errorf("the volume of claim %s is attached to the loop devices %v, used by a running pod: %t", claim, found, used[claim])
 		}
 	}
 }

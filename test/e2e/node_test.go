@@ -12,10 +12,12 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/test/cluster"
 )
 
@@ -70,9 +72,13 @@ func traces(volumes, snapshots map[string]string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range objects {
-		if has(path) {
-			left = append(left, "object "+path)
+	intents, err := filepath.Glob(filepath.Join(cluster.StateDir, "freeze", "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range append(objects, intents...) {
+		if has(filepath.Base(path)) {
+			left = append(left, "file "+path)
 		}
 	}
 	loops, err := loop.List()
@@ -103,12 +109,13 @@ func stagingHash(handle string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// poolObjects are the directories of all volumes and snapshots in all pools: a
-// pool is a directory, or a mounted image in it.
+// poolObjects are the directories of all volumes and snapshots in all pools, under
+// construction and in the trash too: a pool is a directory, or a mounted image in
+// it.
 func poolObjects() ([]string, error) {
 	var found []string
 	for _, pool := range []string{"*", "*/pool"} {
-		for _, kind := range []string{"volumes", "snapshots"} {
+		for _, kind := range []string{"volumes", "snapshots", ".staging", ".trash"} {
 			paths, err := filepath.Glob(filepath.Join(cluster.PoolsDir, pool, kind, "*"))
 			if err != nil {
 				return nil, err
@@ -117,6 +124,32 @@ func poolObjects() ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// poolUse is how many bytes of its disk the default pool uses. What was deleted
+// counts until the filesystem has freed it.
+func poolUse() (volume.Bytes, error) {
+	for _, pool := range []string{"default/pool", "default"} {
+		path := filepath.Join(cluster.PoolsDir, pool)
+		if _, err := os.Stat(filepath.Join(path, "volumes")); err != nil {
+			continue
+		}
+		dir, err := os.Open(path)
+		if err != nil {
+			return 0, err
+		}
+		defer dir.Close()
+		// btrfs counts an extent when it commits, which fsync does not make it do.
+		if err := unix.Syncfs(int(dir.Fd())); err != nil {
+			return 0, fmt.Errorf("syncfs %s: %w", path, err)
+		}
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+			return 0, fmt.Errorf("statfs %s: %w", path, err)
+		}
+		return volume.Bytes(int64(st.Blocks-st.Bfree) * st.Bsize), nil
+	}
+	return 0, fmt.Errorf("measure the default pool: there is none in %s", cluster.PoolsDir)
 }
 
 // ownersOfAll demands that every volume and snapshot in a pool belongs to an

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,25 +11,27 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 const quickstartMark = "<!-- quickstart -->"
 
 // TestTheQuickStartOfTheREADMEWorks runs what the README tells a newcomer to copy,
-// line by line, in the namespace "default", and stops at the first command that
-// fails. What makes the cluster is left out: it is there.
+// line by line, and stops at the first command that fails. What makes the cluster
+// is left out: it is there. The script names no namespace; here it works in that of
+// the scene, so that nothing in "default" is touched.
 func TestTheQuickStartOfTheREADMEWorks(t *testing.T) {
 	s := newScene(t)
-	script := s.quickstart()
-	here := s.in("default")
-	t.Cleanup(here.end)
+	config := s.ownKubeconfig()
+	script := s.quickstart(config)
 	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Minute)
 	defer cancel()
 	shell := exec.CommandContext(ctx, "bash", "-euxo", "pipefail", "-c", script)
 	shell.Dir = tree
 	bin, err := filepath.Abs(filepath.Join(tree, "bin/cluster"))
 	s.must(err)
-	shell.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "KUBECONFIG="+filepath.Join(bin, "kubeconfig"))
+	shell.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "KUBECONFIG="+config)
 	var out, trace bytes.Buffer
 	shell.Stdout, shell.Stderr = &out, &trace
 	if err := shell.Run(); err != nil {
@@ -43,8 +46,26 @@ func TestTheQuickStartOfTheREADMEWorks(t *testing.T) {
 	}
 }
 
-// quickstart is the text of the blocks of code between the two marks.
-func (s *scene) quickstart() string {
+// ownKubeconfig is the path of a copy of the administrator's configuration in which
+// the scene's namespace is what is meant where none is named.
+func (s *scene) ownKubeconfig() string {
+	s.t.Helper()
+	path, _ := s.cluster.Kubeconfig()
+	config, err := clientcmd.LoadFromFile(path)
+	s.must(err)
+	current := config.Contexts[config.CurrentContext]
+	if current == nil {
+		s.t.Fatalf("%s has no context %q, which it says is the current one", path, config.CurrentContext)
+	}
+	current.Namespace = s.ns
+	own := filepath.Join(s.t.TempDir(), "kubeconfig")
+	s.must(clientcmd.WriteToFile(*config, own))
+	return own
+}
+
+// quickstart is the text of the blocks of code between the two marks, with another
+// kubeconfig wherever it sets one.
+func (s *scene) quickstart(config string) string {
 	s.t.Helper()
 	parts := strings.Split(s.read("README.md"), quickstartMark)
 	if len(parts) != 3 {
@@ -59,6 +80,9 @@ func (s *scene) quickstart() string {
 		case !fenced, strings.HasPrefix(line, "make cluster"):
 		default:
 			script.WriteString(line)
+			if strings.HasPrefix(line, "export ") {
+				fmt.Fprintf(&script, "export KUBECONFIG=%q\n", config)
+			}
 		}
 	}
 	if !strings.Contains(script.String(), "kubectl") {

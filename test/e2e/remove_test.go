@@ -24,12 +24,9 @@ func (s *scene) remove(ctx context.Context) error {
 		s.snap.SnapshotV1().VolumeSnapshots(s.ns).DeleteCollection(ctx, metav1.DeleteOptions{}, everything),
 		s.kube.CoreV1().PersistentVolumeClaims(s.ns).DeleteCollection(ctx, metav1.DeleteOptions{}, everything),
 		s.release(ctx),
+		s.kube.CoreV1().Namespaces().Delete(ctx, s.ns, metav1.DeleteOptions{}),
+		gone(ctx, aWhile, one(s.kube.CoreV1().Namespaces(), s.ns), &corev1.Namespace{}),
 	)
-	if !s.kept {
-		err = errors.Join(err,
-			s.kube.CoreV1().Namespaces().Delete(ctx, s.ns, metav1.DeleteOptions{}),
-			gone(ctx, aWhile, one(s.kube.CoreV1().Namespaces(), s.ns), &corev1.Namespace{}))
-	}
 	err = errors.Join(err,
 		noneOf(ctx, all(s.kube.CoreV1().PersistentVolumes(), "volumes of "+s.ns), func(pv *corev1.PersistentVolume) bool {
 			return ofNamespace(pv, s.ns)

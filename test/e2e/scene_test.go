@@ -61,8 +61,6 @@ type scene struct {
 	ns    string // also the prefix of what has no namespace
 	began time.Time
 	trail *trail
-	// kept namespaces are emptied at the end, not removed.
-	kept bool
 }
 
 // newScene skips the test if there is no cluster to run it on. The scene ends
@@ -90,12 +88,6 @@ func newScene(t *testing.T) *scene {
 	await(s, aWhile, one(s.kube.CoreV1().ServiceAccounts(s.ns), "default"), "is there",
 		func(*corev1.ServiceAccount) bool { return true })
 	return s
-}
-
-// in is a scene of the same test in a namespace that exists and stays. Whoever
-// calls it also calls end.
-func (s *scene) in(ns string) *scene {
-	return &scene{access: s.access, t: s.t, ctx: s.ctx, ns: ns, began: s.began, trail: follow(s.access, ns), kept: true}
 }
 
 var (

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/exec"
 )
 
 func TestAnEphemeralVolumeLivesAndDiesWithItsPod(t *testing.T) {
@@ -62,8 +64,10 @@ func TestPodsOfOneNodeShareAVolumeBySubPath(t *testing.T) {
 	for i, part := range []string{"a", "b"} {
 		whole.verify("/data/parts/"+part+"/file", i)
 	}
-	if _, err := s.execute("app-a", mainContainer, "/bin/busybox", "test", "-e", "/data/parts"); err == nil {
-		t.Error("a pod with a subPath sees the whole volume")
+	_, err := s.execute("app-a", mainContainer, "/bin/busybox", "test", "-e", "/data/parts")
+	// Status 1 says that it is not there; anything else says nothing.
+	if end, ok := errors.AsType[exec.CodeExitError](err); !ok || end.Code != 1 {
+		t.Errorf("a pod with a subPath looks for the rest of the volume and ends with %v, want status 1", err)
 	}
 }
 

@@ -30,7 +30,7 @@ type state struct {
 // journal writes until it is asked to end, or until an I/O error.
 func journal(args []string) error {
 	flags := flag.NewFlagSet("journal", flag.ContinueOnError)
-	pause := flags.Duration("pause", 5*time.Millisecond, "the pause after each record")
+	pause := flags.Duration("pause", 20*time.Millisecond, "the pause after each record")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -5,7 +5,7 @@
 //	workload idle                           do nothing until SIGTERM
 //	workload write FILE SIZE SEED           write a pattern, synced
 //	workload verify FILE SIZE SEED          check it
-//	workload journal [-pause=5ms] DIR       append synced records to a new file in DIR until SIGTERM
+//	workload journal [-pause=20ms] DIR      append synced records to a new file in DIR until SIGTERM
 //	workload progress                       ask the journal of this pod how it does, in JSON
 //	workload check DIR                      check every journal in DIR, print the records of each, in JSON
 //	workload space PATH                     the size in bytes of a device, or of the filesystem at a directory
