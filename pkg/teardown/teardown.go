@@ -99,16 +99,21 @@ func detachBelow(dir string) error {
 		if strings.HasSuffix(l.BackingPath, poolImage) {
 			continue
 		}
-		d, err := l.Open()
-		if errors.Is(err, volume.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Detach(), d.Close()); err != nil {
+		if err := Detach(l); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Detach lets a loop device go. One that is gone is success.
+func Detach(l loop.Info) error {
+	d, err := l.Open()
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Detach(), d.Close())
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/teardown"
-	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // Reboot does to the node what a reboot does: kubelet, containerd and all
@@ -130,14 +129,7 @@ func detachLoops(dir string) error {
 		if !below && !images[file{l.BackingDev, l.BackingInode}] {
 			continue
 		}
-		d, err := l.Open()
-		if errors.Is(err, volume.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Detach(), d.Close()); err != nil {
+		if err := teardown.Detach(l); err != nil {
 			return err
 		}
 	}
