@@ -21,6 +21,7 @@ type options struct {
 	kubeletDir    string
 	httpEndpoint  string
 	freezeTimeout time.Duration
+	overcommit    float64
 	verbosity     int
 	pod           string
 	requireShared bool
@@ -45,6 +46,7 @@ func (o *options) flags() *pflag.FlagSet {
 	fs.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's directory; staging and target paths outside it are refused")
 	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "host:port for /metrics, /healthz and /readyz; empty for none")
 	fs.DurationVar(&o.freezeTimeout, "freeze-timeout", local.DefaultFreezeTimeout, "how long a filesystem may stay frozen for a snapshot before it is thawed and the snapshot fails")
+	fs.Float64Var(&o.overcommit, "overcommit", 1, "how many times over a pool may be promised; with 1 no volume ever meets a full pool")
 	addPod(fs, &o.pod)
 	fs.BoolVar(&o.requireShared, "require-shared-mounts", false, "serve nothing unless the host sees what is mounted below --kubelet-dir and below each pool's DIR; for a driver in a pod")
 	fs.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 changes and problems, 1 reads too, 2 every request and answer without its secrets")

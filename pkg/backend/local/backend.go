@@ -23,6 +23,8 @@ import (
 type PoolConfig struct {
 	// Name is how StorageClasses speak of the pool: 1 to 32 of [a-z0-9-].
 	Name string
+	// Filesystem is what a new pool image is made with; "" means btrfs.
+	Filesystem string
 	// Dir is the pool's directory; with Size, the directory that holds its image.
 	Dir string
 	// Size of the pool image in bytes; 0 means that Dir itself is on btrfs and
@@ -40,6 +42,9 @@ type Config struct {
 	// HostReserve is the least share (0 to 1) of the host's filesystem that must
 	// stay free when a pool image is made.
 	HostReserve float64
+	// Overcommit is how many times over a pool may be promised: 1 or more; 0 means
+	// 1, with which no volume ever meets a full pool.
+	Overcommit float64
 	// FreezeTimeout bounds how long a filesystem may stay frozen for a snapshot;
 	// 0 means DefaultFreezeTimeout.
 	FreezeTimeout time.Duration
@@ -48,6 +53,8 @@ type Config struct {
 	Notice func(reason Reason, text string)
 	Fault  fault.Hook
 }
+
+const maxOvercommit = 1000
 
 // DefaultFreezeTimeout is far above any snapshot that was measured and below
 // what makes an application give up.
@@ -89,6 +96,12 @@ func New(cfg Config) (*Backend, error) {
 	}
 	if cfg.Notice == nil {
 		cfg.Notice = func(Reason, string) {}
+	}
+	if cfg.Overcommit == 0 {
+		cfg.Overcommit = 1
+	}
+	if !(cfg.Overcommit >= 1 && cfg.Overcommit <= maxOvercommit) {
+		return nil, fmt.Errorf("%w: overcommit %g: want 1 to %d", volume.ErrInvalid, cfg.Overcommit, maxOvercommit)
 	}
 	if len(cfg.Pools) == 0 {
 		return nil, fmt.Errorf("%w: no pool is configured: give at least one --pool=[NAME=]DIR", volume.ErrInvalid)
@@ -175,6 +188,7 @@ func (b *Backend) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	for _, s := range b.slots {
 		group.Go(func() { s.run(ctx) })
+		group.Go(func() { s.runMeasure(ctx) })
 	}
 	group.Go(func() { b.thawUntil(ctx) })
 	group.Wait()

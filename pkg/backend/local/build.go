@@ -25,11 +25,11 @@ import (
 // caller's retry finds it); a commit, so that the answer is true for ever.
 func (p *pool) build(ctx context.Context, op string, r record, source volume.ID, fill func(dir *os.File) error) (object, error) {
 	at := p.backend.cfg.Fault
-	var promise volume.Bytes // a snapshot costs what its source is charged for sharing
+	var size volume.Bytes // a snapshot costs what its source is charged for sharing
 	if r.ID.Kind() == volume.KindVolume {
-		promise = r.Size
+		size = r.Size
 	}
-	if err := p.admit(ctx, r.ID, promise, source); err != nil {
+	if err := p.admit(ctx, r.ID, size, source); err != nil {
 		return object{}, err
 	}
 	defer p.release(r.ID)
@@ -115,6 +115,9 @@ func (p *pool) indexFromDisk(id volume.ID) (object, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if before, ok := p.objects[id]; ok {
+		o.inPlace, o.last, o.epoch = before.inPlace, before.last, before.epoch
+	}
 	p.objects[id] = &o
 	delete(p.rotten, id)
 	delete(p.promised, id)

@@ -90,7 +90,11 @@ func (p *pool) copyData(ctx context.Context, src object, dir *os.File, readOnly 
 	}
 	defer from.Close()
 	return p.quiesced(ctx, src, consistency, func() error {
-		p.markCopied(src.ID) // before, for the copy may exist although it is not used
+		if err := p.confirm(); err != nil {
+			return err
+		}
+		// Also on error, for the copy may exist although it is not used.
+		defer p.forgetInPlace(src.ID)
 		return p.store.copyData(from, dir, readOnly)
 	})
 }

@@ -110,7 +110,7 @@ func (b *bench) leftovers() []string {
 			tags[tagOf(id)] = true
 		}
 		for id, n := range p.promised {
-			out = append(out, fmt.Sprintf("pool %s: %s still promised to %s", p.name, n, id))
+			out = append(out, fmt.Sprintf("pool %s: %v still promised to %s", p.name, n, id))
 		}
 		for _, dir := range []string{volumesDir, snapshotsDir} {
 			entries, err := fs.ReadDir(p.root.FS(), dir)

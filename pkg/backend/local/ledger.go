@@ -15,24 +15,24 @@ import (
 // volume is charged with what it may still need from the pool, and something new
 // is admitted only if
 //
-//	free - metadata reserve >= sum of charges + what is new
+//	sum of charges + what is new <= what the free space covers
 //
-// where the metadata reserve is a quarter of the right-hand side (measured: 200
-// MiB of 4 KiB overwrites cost 11 % metadata, 23 % with a snapshot live).
+// where space.Cover leaves room for the metadata. With an overcommit of k, k-1
+// times the pool's size is promised beyond that, and the guard stands in for it.
 //
-// A volume that was never copied overwrites its blocks in place and may still
-// need its size less what it has allocated. One that was copied once, or is a
-// copy, may need new space for every block that it overwrites, also when all its
-// relatives are gone (store.copied): it is charged with its whole size, for
-// ever.
-
-// withReserve is n and the metadata that n bytes of data may need.
-func withReserve(n volume.Bytes) volume.Bytes { return n + n/4 }
+// Why this holds from one admission to the next, whatever is written: a write to a
+// block that is in place needs nothing; a write to another needs as much space as
+// the charge falls by; deletions only help. Old extents that a few live blocks pin
+// are seen as less free space. What could raise a charge is admitted like a new
+// volume: growing, and copying, after which nothing of the source is in place.
+//
+// A charge is an upper bound. It falls only when it is measured: see measure.go.
 
 // admit promises size more bytes to id, and to source, which it will be a copy
 // of, what source will be charged with more once it was copied; source is "" if
 // there is none. The promise holds until release is called. It is ErrNoSpace if
-// the pool cannot keep it, after the trash has been emptied if that could help.
+// the pool cannot keep it, after the trash has been emptied and all charges were
+// measured if that could help.
 func (p *pool) admit(ctx context.Context, id volume.ID, size volume.Bytes, source volume.ID) error {
 	err := p.tryAdmit(id, size, source)
 	if !errors.Is(err, volume.ErrNoSpace) {
@@ -40,46 +40,62 @@ func (p *pool) admit(ctx context.Context, id volume.ID, size volume.Bytes, sourc
 	}
 	wait, cancel := context.WithTimeout(ctx, trashWait)
 	defer cancel()
-	if terr := p.emptyTrash(wait); terr != nil {
-		return fmt.Errorf("%w (deleted volumes are still being freed, try again: %v)", err, terr)
-	}
+	terr := p.emptyTrash(wait)
 	// What others freed counts only from the next commit on.
 	if cerr := p.store.commit(); cerr != nil {
 		return errors.Join(err, cerr)
 	}
-	return p.tryAdmit(id, size, source)
+	merr := p.measureAll(wait)
+	switch err := p.tryAdmit(id, size, source); {
+	case !errors.Is(err, volume.ErrNoSpace):
+		return err
+	case terr != nil:
+		return fmt.Errorf("%w (deleted volumes are still being freed, try again: %v)", err, terr)
+	case merr != nil:
+		return fmt.Errorf("%w (not all volumes could be measured in time, try again: %v)", err, merr)
+	default:
+		return err
+	}
 }
 
-// trashWait bounds how long a request waits for space of deleted volumes.
+// trashWait bounds how long a request waits for space of deleted volumes, and for
+// the measurement of the others.
 const trashWait = 10 * time.Second
+
+// promise is what an operation under way may need: size more bytes, and the whole
+// length of the source that it copies, in which then nothing is in place.
+type promise struct {
+	size   volume.Bytes
+	source volume.ID
+}
 
 func (p *pool) tryAdmit(id volume.ID, size volume.Bytes, source volume.ID) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free, owed, err := p.spaceLocked()
+	p.promised[id] = promise{size, source}
+	err := p.keptLocked()
 	if err != nil {
+		delete(p.promised, id)
+	}
+	return err
+}
+
+// confirm says whether everything that was promised can still be kept. Between
+// the admission of a copy and the copy its source may have taken new space, which
+// its charge fell by, and now it is charged with everything again.
+func (p *pool) confirm() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keptLocked()
+}
+
+func (p *pool) keptLocked() error {
+	b, err := p.balanceLocked()
+	if err != nil || b.owed <= b.limit {
 		return err
 	}
-	want := size
-	if o, ok := p.objects[source]; ok && source.Kind() == volume.KindVolume {
-		now, err := p.chargeOf(*o)
-		if err != nil {
-			return err
-		}
-		after := *o
-		after.copied = true
-		then, err := p.chargeOf(after)
-		if err != nil {
-			return err
-		}
-		want += then - now
-	}
-	if need := withReserve(owed + want); need > free {
-		return fmt.Errorf("%w: pool %s has %s free, of which %s are promised to its volumes; %s more need %s of reserve too; delete volumes or snapshots, or enlarge the pool",
-			volume.ErrNoSpace, p.name, free, owed, want, need-owed-want)
-	}
-	p.promised[id] += want
-	return nil
+	return fmt.Errorf("%w: pool %s has %s free, which is enough for promises of %s and their metadata; with this one they would be %s; delete volumes or snapshots, or enlarge the pool",
+		volume.ErrNoSpace, p.name, b.Free, b.limit, b.owed)
 }
 
 func (p *pool) release(id volume.ID) {
@@ -88,50 +104,55 @@ func (p *pool) release(id volume.ID) {
 	delete(p.promised, id)
 }
 
-// markCopied charges a volume for having been copied.
-func (p *pool) markCopied(id volume.ID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if o, ok := p.objects[id]; ok {
-		o.copied = true
-	}
-}
-
 // room is the size of the largest volume that would be admitted now.
 func (p *pool) room() (volume.Bytes, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free, owed, err := p.spaceLocked()
-	return roomIn(free, owed), err
+	b, err := p.balanceLocked()
+	return b.room() / volume.Alignment * volume.Alignment, err
 }
 
-// roomIn inverts withReserve.
-func roomIn(free, owed volume.Bytes) volume.Bytes {
-	return max(0, free/5*4-owed) / volume.Alignment * volume.Alignment
+// balance is the pool's account at one instant, in bytes.
+type balance struct {
+	space
+	owed  volume.Bytes // sum of all charges
+	limit volume.Bytes // the largest sum that is admitted
 }
 
-// spaceLocked is what is free and what is owed, in bytes, at one instant.
-func (p *pool) spaceLocked() (free, owed volume.Bytes, err error) {
-	for _, n := range p.promised {
-		owed += n
+func (b balance) room() volume.Bytes { return max(0, b.limit-b.owed) }
+
+func (p *pool) balanceLocked() (balance, error) {
+	var b balance
+	sources := map[volume.ID]bool{}
+	for _, pr := range p.promised {
+		b.owed += pr.size
+		sources[pr.source] = true
 	}
 	for id, o := range p.objects {
 		if id.Kind() != volume.KindVolume {
 			continue
 		}
-		charge, err := p.chargeOf(*o)
+		charge, err := p.chargeOf(*o, sources[id])
 		if err != nil {
-			return 0, 0, err
+			return balance{}, err
 		}
-		owed += charge
+		b.owed += charge
 	}
-	free, err = p.store.free()
-	return free, owed, err
+	var err error
+	if b.space, err = p.store.space(); err != nil {
+		return balance{}, err
+	}
+	b.limit = b.Cover
+	if k := p.backend.cfg.Overcommit; k > 1 {
+		b.limit += volume.Bytes((k - 1) * float64(b.Total))
+	}
+	return b, nil
 }
 
-// chargeOf is what a volume may still need from the pool. An image that a crash
-// left longer than its record may be filled to its end.
-func (p *pool) chargeOf(o object) (volume.Bytes, error) {
+// chargeOf is what a volume may still need from the pool; toCopy says that it is
+// about to be copied. An image that a crash left longer than its record may be
+// filled to its end.
+func (p *pool) chargeOf(o object, toCopy bool) (volume.Bytes, error) {
 	var st unix.Stat_t
 	name := o.dir + "/" + dataDir + "/" + imageFile
 	err := unix.Fstatat(int(p.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -143,8 +164,11 @@ func (p *pool) chargeOf(o object) (volume.Bytes, error) {
 		return 0, fmt.Errorf("stat %s: %w", name, err)
 	}
 	length := max(o.Size, volume.Bytes(st.Size))
-	if o.copied {
+	switch {
+	case toCopy:
 		return length, nil
+	case o.copied:
+		return max(0, length-o.inPlace), nil
 	}
 	const statBlock = 512 // stat(2): st_blocks is in units of 512 bytes
 	return max(0, length-volume.Bytes(st.Blocks)*statBlock), nil

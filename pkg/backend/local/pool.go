@@ -45,7 +45,7 @@ type pool struct {
 	objects  map[volume.ID]*object
 	rotten   map[volume.ID]error // what has no readable record, and why
 	trash    map[string]uint64   // directory in .trash -> ticket of store.waitFreed, 0 if none yet
-	promised map[volume.ID]volume.Bytes
+	promised map[volume.ID]promise
 }
 
 // object is a volume or a snapshot in the index.
@@ -53,6 +53,11 @@ type object struct {
 	record
 	dir    string // relative to the pool's root
 	copied bool   // see store.copied
+	// inPlace is what a copied volume certainly can overwrite without new space, in
+	// bytes; last is where that comes from, and epoch counts what made it 0 again.
+	inPlace volume.Bytes
+	last    measured
+	epoch   int
 	// damage is why the object can only be deleted: its image is not what the
 	// record says. nil if all is well.
 	damage error
@@ -122,13 +127,13 @@ func (b *Backend) openDir(dir, name string) (*pool, error) {
 	}
 	p := &pool{
 		name: name, backend: b, root: root, kick: make(chan struct{}, 1),
-		objects: map[volume.ID]*object{}, rotten: map[volume.ID]error{}, trash: map[string]uint64{}, promised: map[volume.ID]volume.Bytes{},
+		objects: map[volume.ID]*object{}, rotten: map[volume.ID]error{}, trash: map[string]uint64{}, promised: map[volume.ID]promise{},
 	}
 	p.dir, err = root.Open(".")
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the pool's directory: %w", err), p.close())
 	}
-	p.store, err = newBtrfsStore(p.dir)
+	p.store, err = openStore(p.dir)
 	if err != nil {
 		return nil, errors.Join(err, p.close())
 	}

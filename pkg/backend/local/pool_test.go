@@ -112,11 +112,11 @@ func TestChargesFollowSharing(t *testing.T) {
 		t.Helper()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		_, owed, err := p.spaceLocked()
+		b, err := p.balanceLocked()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return owed
+		return b.owed
 	}
 	spec := volume.Spec{Name: "a", Size: 256 * volume.MiB, Format: volume.Format{Mode: volume.ModeBlock}}
 	v, err := b.CreateVolume(t.Context(), spec)
@@ -164,5 +164,36 @@ func TestChargesFollowSharing(t *testing.T) {
 	p = b.poolNamed("default")
 	if got := charged(); got != v.Size {
 		t.Errorf("after a restart it is charged with %s", got)
+	}
+	// What is written now is the volume's own, and is overwritten in place.
+	if _, err := img.WriteAt(make([]byte, 32*volume.MiB), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if got := charged(); got != v.Size {
+		t.Errorf("before it is measured it is charged with %s", got)
+	}
+	if err := p.measureAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := charged(); got != v.Size-32*volume.MiB {
+		t.Errorf("with 32 MiB overwritten it is charged with %s", got)
+	}
+	if o, _ := p.lookup(v.ID); o.last.Mapped != 64*volume.MiB || o.last.Extents < 2 {
+		t.Errorf("64 MiB were written, half of them again: %+v", o.last.usage)
+	}
+}
+
+func TestAMeasurementDuringACopyIsNotBelieved(t *testing.T) {
+	b := newBench(t, 4*volume.GiB, nil, "default")
+	p := b.poolNamed("default")
+	v := b.create(blockSpec("a"))
+	o, _ := p.lookup(v.ID)
+	p.forgetInPlace(v.ID)
+	p.settleUsage(v.ID, o.epoch, measured{usage: usage{InPlace: v.Size}})
+	if o, _ := p.lookup(v.ID); o.inPlace != 0 {
+		t.Errorf("%s are taken for in place", o.inPlace)
 	}
 }

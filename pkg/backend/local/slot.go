@@ -146,6 +146,30 @@ func (s *slot) run(ctx context.Context) {
 	}
 }
 
+// measureInterval is how often charges are measured in the background.
+const measureInterval = 30 * time.Second
+
+// runMeasure lowers charges as volumes come to own what they overwrite.
+func (s *slot) runMeasure(ctx context.Context) {
+	tick := time.NewTicker(measureInterval)
+	defer tick.Stop()
+	var told trouble
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		p, err := s.get()
+		if err != nil {
+			continue
+		}
+		if err := p.measureSoon(ctx); err != nil && told.isNews(err, time.Now()) {
+			s.backend.notice(PoolUnmeasured, "pool %s: %v; such a volume is charged with its whole size until that works", p.name, err)
+		}
+	}
+}
+
 func (s *slot) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -68,7 +68,7 @@ func (p *pool) inspect(r registration, st *PoolStatus) error {
 			return err
 		}
 	}
-	return p.measure(st)
+	return p.account(st)
 }
 
 func (p *pool) inspectObjects(dir string, kind volume.Kind, st *PoolStatus) error {
@@ -98,10 +98,10 @@ func (p *pool) inspectObjects(dir string, kind volume.Kind, st *PoolStatus) erro
 	return nil
 }
 
-func (p *pool) measure(st *PoolStatus) error {
+func (p *pool) account(st *PoolStatus) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free, owed, err := p.spaceLocked()
-	st.Free, st.Promised, st.Room = free, owed, roomIn(free, owed)
+	b, err := p.balanceLocked()
+	st.Free, st.Promised, st.Room = b.Free, b.owed, b.room()
 	return err
 }

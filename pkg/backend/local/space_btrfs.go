@@ -1,0 +1,122 @@
+package local
+
+import (
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// chunks is how a btrfs has divided its device, in bytes as they lie on it. What
+// is not allocated yet can become data or metadata; what is, stays what it is.
+type chunks struct {
+	total       volume.Bytes
+	dataFree    volume.Bytes // inside chunks of data
+	metaFree    volume.Bytes // inside chunks of metadata, both copies counted
+	unallocated volume.Bytes
+}
+
+// metadataShare: writing so many bytes of data may need a quarter of it in
+// metadata (measured: 200 MiB of 4 KiB overwrites cost 11 %, 23 % with a snapshot
+// live).
+const metadataShare = 4
+
+// chunkSize is what btrfs allocates at once for data: 1 GiB, at most a tenth of
+// the device (btrfs_alloc_chunk, fs/btrfs/volumes.c).
+func (c chunks) chunkSize() volume.Bytes { return min(volume.GiB, c.total/10) }
+
+func (c chunks) free() volume.Bytes { return c.dataFree + c.unallocated }
+
+// covers says whether n more bytes of data, and the metadata that goes with them,
+// have a place. Data comes in whole chunks, which leave the less for metadata.
+func (c chunks) covers(n volume.Bytes) bool {
+	meta := n/metadataShare - c.metaFree // what must be allocated for it
+	if meta <= 0 {
+		return n <= c.free()
+	}
+	if n+meta > c.free() {
+		return false
+	}
+	var data volume.Bytes
+	if n > c.dataFree {
+		data = (n - c.dataFree + c.chunkSize() - 1) / c.chunkSize() * c.chunkSize()
+	}
+	return meta <= c.unallocated-data
+}
+
+// cover is the largest n that is covered.
+func (c chunks) cover() volume.Bytes {
+	const unit = volume.Alignment
+	n := sort.Search(int(c.free()/unit)+1, func(i int) bool { return !c.covers(volume.Bytes(i) * unit) })
+	return volume.Bytes(max(n-1, 0)) * unit
+}
+
+// space implements store.
+func (s *btrfsStore) space() (space, error) {
+	c, err := s.chunks()
+	return space{Total: c.total, Free: c.free(), Cover: c.cover()}, err
+}
+
+func (s *btrfsStore) chunks() (chunks, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(s.pool.Fd()), &st); err != nil {
+		return chunks{}, fmt.Errorf("statfs the pool: %w", err)
+	}
+	c := chunks{total: volume.Bytes(st.Blocks) * volume.Bytes(st.Bsize)}
+	r := counters{store: s}
+	// statfs lags behind what is promised to writes in flight.
+	c.dataFree = max(0, r.get("data/total_bytes")-r.get("data/bytes_used")-r.get("data/bytes_may_use")-
+		r.get("data/bytes_reserved")-r.get("data/bytes_pinned")-r.get("data/bytes_readonly"))
+	// Of metadata, bytes_may_use is what would be needed in the very worst case, many
+	// times too much: only the part that the kernel keeps for itself counts.
+	metaSize, metaOnDisk := r.get("metadata/total_bytes"), r.get("metadata/disk_total")
+	metaFree := metaSize - r.get("metadata/bytes_used") - r.get("metadata/bytes_reserved") -
+		r.get("metadata/bytes_pinned") - r.get("metadata/bytes_readonly") - r.get("global_rsv_size")
+	if metaSize > 0 {
+		c.metaFree = max(0, metaFree) * (metaOnDisk / metaSize)
+	}
+	c.unallocated = max(0, c.total-r.get("data/disk_total")-metaOnDisk-r.get("system/disk_total")-unusable)
+	if r.err != nil {
+		return chunks{}, r.err
+	}
+	// The kernel knows better where nothing more can be allocated.
+	if avail := volume.Bytes(st.Bavail) * volume.Bytes(st.Bsize); avail < c.free() {
+		over := c.free() - avail
+		fromUnallocated := min(over, c.unallocated)
+		c.unallocated -= fromUnallocated
+		c.dataFree = max(0, c.dataFree-(over-fromUnallocated))
+	}
+	return c, nil
+}
+
+// unusable is the first MiB of a device, where btrfs allocates nothing
+// (BTRFS_DEVICE_RANGE_RESERVED, fs/btrfs/volumes.h).
+const unusable = volume.MiB
+
+// counters reads what btrfs says of its space in sysfs, and remembers the first
+// error.
+type counters struct {
+	store *btrfsStore
+	err   error
+}
+
+func (r *counters) get(name string) volume.Bytes {
+	if r.err != nil {
+		return 0
+	}
+	data, err := os.ReadFile(r.store.sysfs("allocation/" + name))
+	if err != nil {
+		r.err = fmt.Errorf("read the pool's space counters: %w", err)
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		r.err = fmt.Errorf("read the pool's space counter %s: %w", name, err)
+	}
+	return volume.Bytes(n)
+}
