@@ -1,0 +1,85 @@
+package scale
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/test/figures"
+	"github.com/holdfast-csi/holdfast/test/roottest"
+)
+
+func TestMain(m *testing.M) { roottest.Main(m) }
+
+// plan is how much a run makes.
+type plan struct {
+	fsType    string // of the pool
+	volumes   int    // a multiple of kinds
+	snapshots int    // of each volume
+	mounted   int    // volumes that are mounted while the driver is killed
+	restarts  int
+	// round is in what time each of the volumes is asked for its statistics once:
+	// with kubelet, a minute.
+	round time.Duration
+}
+
+// kinds is the number of volumes after which the kinds of volumes repeat.
+const kinds = 10
+
+// edge is how many calls at the beginning are compared with as many at the end.
+const edge = 50
+
+func TestTwoHundredVolumes(t *testing.T) {
+	roottest.Require(t)
+	var page figures.Page
+	run(t, plan{fsType: "btrfs", volumes: 200, snapshots: 2, mounted: 50, restarts: 3, round: 3 * time.Second}, &page)
+	t.Log("\n" + page.String())
+}
+
+// TestAThousandVolumes writes the page.
+func TestAThousandVolumes(t *testing.T) {
+	path := os.Getenv("HOLDFAST_SCALE")
+	if path == "" {
+		t.Skip("a thousand volumes: HOLDFAST_SCALE names no file to write; run make scale")
+	}
+	var page figures.Page
+	page.Line("# A thousand volumes")
+	page.Line("")
+	page.Line("Written by `make scale`; every figure below is from one run on one machine. Compare within a run, not between")
+	page.Line("machines. Times are in milliseconds. The run fails if an aim is missed.")
+	page.Line("")
+	page.Machine()
+	for _, fsType := range []string{"btrfs"} {
+		run(t, plan{fsType: fsType, volumes: 1000, snapshots: 5, mounted: 200, restarts: 5, round: time.Minute}, &page)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	page.Line("")
+	page.Line("## Aims")
+	page.WriteAims()
+	if err := os.WriteFile(path, page.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + page.String())
+}
+
+// run is the life of a pool.
+func run(t *testing.T, p plan, page *figures.Page) {
+	s := newScene(t, p, page)
+	page.Line("")
+	page.Line("## %d volumes and %d snapshots, %s pool", p.volumes, p.volumes*p.snapshots, p.fsType)
+	page.Line("")
+	page.Line("Of ten volumes seven are ext4 and one xfs (1 GiB), one is xfs and grown tenfold (300 MiB), one a raw block device.")
+	s.fill()
+	s.growTenfold()
+	s.list()
+	s.restart()
+	s.restartMounted()
+	s.stageAll()
+	s.stats()
+	s.empty()
+	for _, missed := range page.Missed() {
+		t.Error("missed: " + missed)
+	}
+}

@@ -1,0 +1,178 @@
+package scale
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/pkg/backend/local"
+	"github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/figures"
+	"github.com/holdfast-csi/holdfast/test/harness"
+)
+
+// scene is a machine with one pool, the driver that runs on it now, and what was
+// made so far.
+type scene struct {
+	t      *testing.T
+	ctx    context.Context
+	plan   plan
+	page   *figures.Page
+	box    *harness.Box
+	driver *harness.Driver
+	disk   string // where the pool's disk is mounted
+
+	volumes   []member
+	snapshots []string
+	before    trace // of the driver, and of the pool while it is empty
+}
+
+// member is a volume of the pool.
+type member struct {
+	id    string
+	claim orchestrator.Claim
+}
+
+// pod is the name of the pod that uses the volume.
+func (m member) pod() string { return "pod-" + m.claim.Name }
+
+// diskSize is what the pool believes to have.
+const diskSize = 4 * volume.TiB
+
+func newScene(t *testing.T, p plan, page *figures.Page) *scene {
+	t.Helper()
+	s := &scene{t: t, ctx: t.Context(), plan: p, page: page, box: harness.NewBox(t, volume.GiB)}
+	s.disk = filepath.Join(s.box.Dir, "disk")
+	file := s.diskFile()
+	s.must(os.Mkdir(s.disk, 0o700))
+	s.must(os.WriteFile(file, nil, 0o600))
+	s.must(os.Truncate(file, int64(diskSize)))
+	_, err := command.New().Run(s.ctx, "mkfs."+p.fsType, "-q", "-K", file)
+	s.must(err)
+	s.mountDisk()
+	pools, err := local.New(local.Config{
+		Pools:    []local.PoolConfig{{Name: "default", Dir: s.disk}},
+		StateDir: s.box.State(), Runner: command.New(),
+	})
+	s.must(err)
+	s.must(pools.Init(s.ctx))
+	s.must(pools.Close())
+	s.box.Flags = []string{"--pool=" + s.disk, "-v=0"}
+	s.driver = s.box.Start()
+	s.before = s.observe()
+	return s
+}
+
+func (s *scene) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// diskFile has the name of a pool's image, so that package teardown leaves its
+// loop device to the mount.
+func (s *scene) diskFile() string { return filepath.Join(s.box.Dir, "pool.img") }
+
+// mountDisk does what the machine's fstab does.
+func (s *scene) mountDisk() {
+	s.t.Helper()
+	f, err := os.OpenFile(s.diskFile(), os.O_RDWR, 0)
+	s.must(err)
+	defer f.Close()
+	dev, err := loop.Attach(s.ctx, loop.Config{Backing: f, Tag: "scale-disk", BlockSize: 4096, DirectIO: true})
+	s.must(err)
+	defer dev.Close()
+	tree, err := mount.New(s.ctx, mount.Config{FSType: s.plan.fsType, Source: dev.Path()})
+	s.must(err)
+	defer tree.Close()
+	root, err := mount.OpenRoot(s.box.Dir)
+	s.must(err)
+	defer root.Close()
+	target, err := root.OpenTarget(s.disk)
+	s.must(err)
+	defer target.Close()
+	s.must(tree.Attach(target))
+}
+
+// unmountDisk takes the disk away, and with it all that the kernel has cached of
+// it.
+func (s *scene) unmountDisk() {
+	s.t.Helper()
+	root, err := mount.OpenRoot(s.box.Dir)
+	s.must(err)
+	defer root.Close()
+	s.must(root.Unmount(s.ctx, s.disk))
+}
+
+// claim is what volume number i is asked for.
+func claim(i int) orchestrator.Claim {
+	c := orchestrator.Claim{Name: fmt.Sprintf("volume-%04d", i), Size: volume.GiB, FSType: volume.Ext4}
+	switch i % kinds {
+	case 3:
+		c.FSType = volume.XFS
+	case 6:
+		c.FSType, c.Size = volume.XFS, smallXFS
+	case 9:
+		c.FSType, c.Block = "", true
+	}
+	return c
+}
+
+// smallXFS is as small as an xfs may be; growsTenfold says which volumes start
+// so, and grow.
+const smallXFS = 300 * volume.MiB
+
+func growsTenfold(i int) bool { return i%kinds == 6 }
+
+// timed is how long fn takes, which must succeed.
+func (s *scene) timed(fn func() error) time.Duration {
+	s.t.Helper()
+	start := time.Now()
+	s.must(fn())
+	return time.Since(start)
+}
+
+// each does something n times and gives the times.
+func (s *scene) each(n int, fn func(i int) error) figures.Samples {
+	s.t.Helper()
+	var out figures.Samples
+	for i := range n {
+		out = append(out, s.timed(func() error { return fn(i) }))
+	}
+	return out
+}
+
+// edges compares the first calls of a series with the last ones.
+func (s *scene) edges(what string, all figures.Samples) {
+	first, last := all.First(edge), all.Last(edge)
+	ratio := last.Median().Seconds() / first.Median().Seconds()
+	ms := figures.Milliseconds
+	s.page.Row(what, fmt.Sprint(len(all)), ms(first.Median()), ms(first.Percentile(95)), ms(last.Median()), ms(last.Percentile(95)), fmt.Sprintf("%.2f", ratio))
+	s.aim(what+", last 50 against first 50", fmt.Sprintf("below %d times", mostRatio), fmt.Sprintf("%.2f", ratio), ratio < mostRatio)
+}
+
+// mostRatio is how much longer a call may take with a full pool.
+const mostRatio = 2
+
+func (s *scene) edgesTable() {
+	s.page.Table("call", "calls", "first 50, p50", "p95", "last 50, p50", "p95", "ratio")
+}
+
+func (s *scene) aim(what, want, have string, met bool) {
+	s.page.Aim(fmt.Sprintf("%s, %d volumes, %s", what, s.plan.volumes, s.plan.fsType), want, have, met)
+}
+
+// section starts a part of the page, and says in the test's log where it is.
+func (s *scene) section(title string) {
+	s.t.Logf("%s: %s", time.Now().Format(time.TimeOnly), title)
+	s.page.Line("")
+	s.page.Line("### %s, %s", title, s.plan.fsType)
+}
