@@ -13,6 +13,10 @@ BUILD := CGO_ENABLED=0 go build -trimpath
 RUN_PROGRAMS := mkfs.btrfs mkfs.xfs mkfs.ext4 e2fsck resize2fs
 TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git
 
+# A real database and its load, and what measures disks.
+DATABASE_PROGRAMS := mariadbd mariadb sysbench
+BENCH_PROGRAMS := $(TEST_PROGRAMS) $(DATABASE_PROGRAMS) fio
+
 # Programs of the test cluster, beside those that it builds.
 CLUSTER_PROGRAMS := $(TEST_PROGRAMS) containerd runc /usr/lib/cni/bridge busybox ip
 
@@ -90,8 +94,8 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 	@FUZZTIME=$(FUZZTIME) hack/fuzz.sh
 
 .PHONY: bench
-bench: test-packages ## measure the driver and write BENCH_PAGE (docs/reference/performance.md; root)
-	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 HOLDFAST_BENCH=$(abspath $(BENCH_PAGE)) go test -count=1 -v -timeout 60m ./test/bench
+bench: bench-packages ## measure the driver, some 25 minutes, and write BENCH_PAGE and its plots; BENCH_QUICK=1: a short try (root)
+	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 HOLDFAST_BENCH=$(abspath $(BENCH_PAGE)) HOLDFAST_BENCH_QUICK=$(BENCH_QUICK) go test -count=1 -v -timeout 60m ./test/bench
 
 .PHONY: bench-parts
 bench-parts: test-packages ## the benchmarks of single packages, for BENCHTIME (1s) each (root)
@@ -115,11 +119,13 @@ image: build ## dist/holdfast-image.tar, a container image made without a contai
 clean: ## remove what was built
 	@rm -rf bin dist
 
-.PHONY: packages test-packages cluster-packages
+.PHONY: packages test-packages bench-packages cluster-packages
 packages:
 	@hack/install-packages.sh $(RUN_PROGRAMS)
 test-packages:
-	@hack/install-packages.sh $(TEST_PROGRAMS)
+	@hack/install-packages.sh $(TEST_PROGRAMS) $(DATABASE_PROGRAMS)
+bench-packages:
+	@hack/install-packages.sh $(BENCH_PROGRAMS)
 
 cluster-packages:
 	@hack/install-packages.sh $(CLUSTER_PROGRAMS)

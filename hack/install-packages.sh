@@ -16,6 +16,10 @@ package_of() {
     mkfs.ext4 | e2fsck | resize2fs | dumpe2fs | chattr) echo e2fsprogs ;;
     losetup | unshare | fstrim | findmnt) echo util-linux ;;
     mount) echo mount ;;
+    fio) echo fio ;;
+    mariadbd | mariadb-install-db) echo mariadb-server-core ;;
+    mariadb) echo mariadb-client-core ;;
+    sysbench) echo sysbench ;;
     gcc) echo gcc libc6-dev ;;
     containerd) echo containerd ;;
     runc) echo runc ;;
