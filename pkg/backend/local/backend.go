@@ -27,6 +27,10 @@ type PoolConfig struct {
 	Filesystem string
 	// Dir is the pool's directory; with Size, the directory that holds its image.
 	Dir string
+	// Device is the block device that Init makes a pool of, or that Adopt takes for
+	// one, with Dir as its mountpoint; "" if there is none. Once it is registered it
+	// is known by the UUID of its filesystem, whatever its name.
+	Device string
 	// Size of the pool image in bytes; 0 means that Dir itself is on btrfs and
 	// was prepared with Init.
 	Size volume.Bytes

@@ -16,11 +16,22 @@ import (
 func (b *Backend) Init(ctx context.Context) error {
 	for _, s := range b.slots {
 		reg, err := findRegistration(b.state, s.cfg)
+		if err == nil && s.cfg.Device != "" {
+			err = checkSameDisk(s.cfg, reg)
+			if err != nil {
+				return fmt.Errorf("init pool %s on %s: %w", s.cfg.Name, s.cfg.Device, err)
+			}
+		}
 		if err == nil && inspect(reg, &PoolStatus{}) == nil {
 			s.know(reg.PoolID)
 			continue // a driver may be using it
 		}
-		if s.cfg.Size == 0 {
+		switch {
+		case s.cfg.Device != "" && errors.Is(err, volume.ErrNotFound):
+			if err := b.initDisk(ctx, s.cfg); err != nil {
+				return fmt.Errorf("init pool %s on %s: %w", s.cfg.Name, s.cfg.Device, err)
+			}
+		case s.cfg.Device == "" && s.cfg.Size == 0:
 			if err := b.initDir(s.cfg); err != nil {
 				return fmt.Errorf("init pool %s in %s: %w", s.cfg.Name, s.cfg.Dir, err)
 			}
@@ -51,7 +62,7 @@ func (b *Backend) initDir(pc PoolConfig) error {
 	}
 	_, err = readMarker(p.root)
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err = p.makeLayout()
+		_, err = p.makeLayout(pc)
 	}
 	return errors.Join(err, p.close())
 }

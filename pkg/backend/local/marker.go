@@ -59,7 +59,9 @@ type registration struct {
 	Name   string        `json:"name"`
 	Dir    string        `json:"dir"`
 	Image  bool          `json:"image,omitempty"` // the pool is an image inside Dir
-	FSUUID string        `json:"filesystemUUID"`
+	// Device: the pool is a disk that the driver mounts at Dir.
+	Device bool   `json:"device,omitempty"`
+	FSUUID string `json:"filesystemUUID"`
 }
 
 const (

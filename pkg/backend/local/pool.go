@@ -78,9 +78,9 @@ func openPool(ctx context.Context, b *Backend, pc PoolConfig) (*pool, volume.Poo
 	if err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return nil, "", err
 	}
-	if !known && pc.Size > 0 {
+	if !known && pc.Size > 0 || reg.Device {
 		if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
-			return nil, "", fmt.Errorf("make the directory of the pool image: %w", err)
+			return nil, reg.PoolID, fmt.Errorf("make the directory of the pool: %w", err)
 		}
 	}
 	unlock, err := lockDir(pc.Dir)
@@ -89,11 +89,16 @@ func openPool(ctx context.Context, b *Backend, pc PoolConfig) (*pool, volume.Poo
 	}
 	defer unlock()
 	dir := pc.Dir
-	if pc.Size > 0 {
+	switch {
+	case reg.Device && pc.Size > 0:
+		err = fmt.Errorf("%w: pool %s is a disk; --pool-size is for pool images: remove it", volume.ErrPrecondition, pc.Name)
+	case reg.Device:
+		err = b.mountDisk(ctx, dir, reg)
+	case pc.Size > 0:
 		dir, err = b.mountImage(ctx, pc, known)
-		if err != nil {
-			return nil, reg.PoolID, err
-		}
+	}
+	if err != nil {
+		return nil, reg.PoolID, err
 	}
 	p, err := b.openDir(dir, pc.Name)
 	if err != nil {
@@ -151,11 +156,16 @@ func (p *pool) claim(ctx context.Context, reg registration, known bool, pc PoolC
 	case errors.Is(err, fs.ErrNotExist) && pc.Size == 0:
 		return fmt.Errorf("%w: %s is not a pool; if it should be one, run: driver pool init %s", volume.ErrPrecondition, pc.Dir, pc.Dir)
 	case errors.Is(err, fs.ErrNotExist):
-		if m, err = p.makeLayout(); err != nil {
+		if m, err = p.makeLayout(pc); err != nil {
 			return err
 		}
 	case err != nil:
 		return err
+	}
+	if !known {
+		if err := p.backend.checkOurs(m, pc); err != nil {
+			return err
+		}
 	}
 	if known && m.PoolID != reg.PoolID {
 		return fmt.Errorf("%w: %s holds pool %s, but %s is registered as pool %s; mount the right disk, or give the other pool a name of its own", volume.ErrUnavailable, pc.Dir, m.PoolID, pc.Name, reg.PoolID)
@@ -179,12 +189,15 @@ func (p *pool) claim(ctx context.Context, reg registration, known bool, pc PoolC
 	if err := p.backend.cfg.Fault.At("pool/register"); err != nil {
 		return err
 	}
-	return register(p.backend.state, registration{PoolID: p.id, Name: pc.Name, Dir: pc.Dir, Image: pc.Size > 0, FSUUID: m.FSUUID})
+	made, _ := p.backend.announced(m.PoolID)
+	return p.backend.enroll(registration{
+		PoolID: p.id, Name: pc.Name, Dir: pc.Dir, Image: pc.Size > 0, Device: reg.Device || made.Device, FSUUID: m.FSUUID,
+	})
 }
 
 // makeLayout makes an empty directory a pool. The marker comes last: without it
 // there is no pool, and the next try starts over.
-func (p *pool) makeLayout() (marker, error) {
+func (p *pool) makeLayout(pc PoolConfig) (marker, error) {
 	if err := p.checkEmpty(); err != nil {
 		return marker{}, err
 	}
@@ -204,6 +217,9 @@ func (p *pool) makeLayout() (marker, error) {
 	}
 	fsType, uuid := p.store.identity()
 	m := marker{Format: markerFormat, PoolID: volume.NewPoolID(), Filesystem: fsType, FSUUID: uuid}
+	if err := p.backend.announce(m.PoolID, pc); err != nil {
+		return marker{}, err
+	}
 	return m, writeMarker(p.root, m)
 }
 

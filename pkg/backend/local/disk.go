@@ -1,0 +1,186 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/holdfast-csi/holdfast/pkg/disk"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// A disk that Init or Adopt registered is known by the UUID of its filesystem and
+// mounted by the driver, unless something else has done so already.
+
+// mountDisk makes sure that dir shows the filesystem of a registered disk.
+func (b *Backend) mountDisk(ctx context.Context, dir string, reg registration) error {
+	if uuid, err := filesystemAt(dir); err == nil && uuid == reg.FSUUID {
+		return nil // the machine's fstab, or the driver before this one
+	}
+	if err := checkMountpoint(dir); err != nil {
+		return err
+	}
+	d, err := findDisk(reg.FSUUID)
+	if err != nil {
+		return fmt.Errorf("look for the disk of pool %s: %w", reg.Name, err)
+	}
+	fs, ok, err := d.Filesystem()
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: the filesystem on %s is gone", volume.ErrUnavailable, d.Path)
+	}
+	if err != nil {
+		return err
+	}
+	return mountDevice(ctx, d, fs, dir)
+}
+
+// filesystemAt is the UUID of the filesystem that a directory is on, if a pool can
+// be on it.
+func filesystemAt(dir string) (string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return "", fmt.Errorf("open the pool's directory: %w", err)
+	}
+	defer f.Close()
+	s, err := openStore(f)
+	if err != nil {
+		return "", err
+	}
+	_, uuid := s.identity()
+	return uuid, nil
+}
+
+// checkMountpoint refuses to mount over anything.
+func checkMountpoint(dir string) error {
+	root, err := mount.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	path, err := root.Resolve(dir)
+	if err != nil {
+		return err
+	}
+	mounts, err := mount.List()
+	if err != nil {
+		return err
+	}
+	if layers := mount.At(mounts, path); len(layers) > 0 {
+		return fmt.Errorf("%w: %s is a mount of %s, not of the pool's disk; unmount it", volume.ErrUnavailable, path, layers[len(layers)-1].Source)
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%w: %s is not mounted and not empty (%s is in it): a disk that is mounted there would hide that; move it away", volume.ErrUnavailable, dir, entries[0].Name())
+	}
+	return nil
+}
+
+// findDisk is the one device that has a filesystem. Two are refused: nobody can
+// tell which of them is the copy.
+func findDisk(uuid string) (disk.Device, error) {
+	ours, err := ownLoops()
+	if err != nil {
+		return disk.Device{}, err
+	}
+	found, err := disk.WithFilesystem(uuid, ours)
+	if err != nil {
+		return disk.Device{}, err
+	}
+	switch len(found) {
+	case 0:
+		return disk.Device{}, fmt.Errorf("%w: no block device has the filesystem %s: the disk is not connected, or does not answer; nothing was created", volume.ErrUnavailable, uuid)
+	case 1:
+		return found[0], nil
+	}
+	return disk.Device{}, fmt.Errorf("%w: %s and %s both have the filesystem %s: one is a copy of the other, and mounting the wrong one would lose data; disconnect the copy, or give it a UUID of its own",
+		volume.ErrUnavailable, found[0].Path, found[1].Path, uuid)
+}
+
+// ownLoops says which devices are loops of this driver: what a pod wrote to its
+// raw block volume must never be taken for a pool.
+func ownLoops() (func(disk.Device) bool, error) {
+	all, err := loop.List()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, l := range all {
+		if strings.HasPrefix(l.Tag, "holdfast") {
+			names = append(names, fmt.Sprintf("loop%d", l.Index))
+		}
+	}
+	return func(d disk.Device) bool {
+		for _, n := range names {
+			if d.Name == n || strings.HasPrefix(d.Name, n+"p") { // a partition of it
+				return true
+			}
+		}
+		return false
+	}, nil
+}
+
+// mountDevice mounts a device at dir, which is made if it is not there. What comes
+// to be there must be the filesystem that was found.
+func mountDevice(ctx context.Context, d disk.Device, found disk.Filesystem, dir string) error {
+	if found.Devices != 1 {
+		return fmt.Errorf("%w: the %s on %s is spread over %d devices; a pool has one (md or hardware RAID below it): mount it by hand and give the directory",
+			volume.ErrPrecondition, found.Type, d.Path, found.Devices)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("make the pool's mountpoint: %w", err)
+	}
+	root, err := mount.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	target, err := root.CreateTarget(dir, mount.Dir)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	// Without discards what the pool was given stays its own also where the disk
+	// is itself thinly provisioned.
+	tree, err := mount.New(ctx, mount.Config{
+		FSType: found.Type, Source: d.Path, Options: []mount.Option{{Key: "nodiscard"}}, Attr: mount.AttrNoAtime,
+	})
+	if err != nil {
+		return fmt.Errorf("mount the pool's disk: %w", err)
+	}
+	defer tree.Close()
+	top, err := tree.Root()
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	s, err := openStore(top)
+	if err != nil {
+		return err
+	}
+	if _, uuid := s.identity(); uuid != found.UUID {
+		return fmt.Errorf("%w: %s was to have filesystem %s and the kernel mounted %s: there are two copies; disconnect one", volume.ErrUnavailable, d.Path, found.UUID, uuid)
+	}
+	return tree.Attach(target)
+}
+
+// unmountDisk takes away what mountDevice mounted.
+func unmountDisk(ctx context.Context, dir string) error {
+	root, err := mount.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.Unmount(ctx, dir)
+}

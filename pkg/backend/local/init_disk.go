@@ -1,0 +1,147 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/holdfast-csi/holdfast/pkg/disk"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// diskLabel marks a filesystem that this driver made.
+const diskLabel = "holdfast"
+
+// initDisk makes a filesystem on a blank disk, mounts it and makes its root a pool.
+// A crash leaves a disk that the same call goes on with: without a filesystem, or
+// with ours and no marker.
+func (b *Backend) initDisk(ctx context.Context, pc PoolConfig) error {
+	d, err := disk.Find(pc.Device)
+	if err != nil {
+		return err
+	}
+	if err := b.checkNameFree(pc.Name, ""); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the pool's mountpoint: %w", err)
+	}
+	unlock, err := lockDir(pc.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if found, ok, err := d.Filesystem(); err == nil && ok && found.Label == diskLabel {
+		if uuid, err := filesystemAt(pc.Dir); err == nil && uuid == found.UUID {
+			return b.makeDiskPool(pc, d) // an earlier call got as far as this
+		}
+	}
+	if err := b.mountNew(ctx, d, pc); err != nil {
+		return err
+	}
+	if err := b.cfg.Fault.At("pool-disk/mounted"); err != nil {
+		return err
+	}
+	if err := b.makeDiskPool(pc, d); err != nil {
+		return errors.Join(err, unmountDisk(ctx, pc.Dir))
+	}
+	return nil
+}
+
+// mountNew makes the filesystem of a new pool and mounts it.
+func (b *Backend) mountNew(ctx context.Context, d disk.Device, pc PoolConfig) error {
+	if err := checkMountpoint(pc.Dir); err != nil {
+		return err
+	}
+	found, err := b.ensureFilesystem(ctx, d, pc)
+	if err != nil {
+		return err
+	}
+	if err := b.cfg.Fault.At("pool-disk/made"); err != nil {
+		return err
+	}
+	other, err := findDisk(found.UUID)
+	if err == nil && other != d {
+		err = fmt.Errorf("%w: %s changed while its filesystem was made", volume.ErrUnavailable, d.Path)
+	}
+	if err != nil {
+		return err
+	}
+	return mountDevice(ctx, d, found, pc.Dir)
+}
+
+// ensureFilesystem makes the filesystem of a new pool, unless an earlier call that
+// did not finish has. Everything else on the device is refused.
+func (b *Backend) ensureFilesystem(ctx context.Context, d disk.Device, pc PoolConfig) (disk.Filesystem, error) {
+	ours, err := ownLoops()
+	if err != nil {
+		return disk.Filesystem{}, err
+	}
+	if ours(d) {
+		return disk.Filesystem{}, fmt.Errorf("%w: %s is a volume or a pool image of this driver", volume.ErrInUse, d.Path)
+	}
+	f, err := d.Claim()
+	if err != nil {
+		return disk.Filesystem{}, err
+	}
+	defer f.Close()
+	if found, ok, err := disk.ReadFilesystem(f); err == nil && ok && found.Label == diskLabel {
+		return found, nil // what is in it decides: see makeDiskPool
+	}
+	if d.Size < minPoolSize {
+		return disk.Filesystem{}, fmt.Errorf("%w: %s has %s; a pool needs %s at least", volume.ErrInvalid, d.Path, d.Size, minPoolSize)
+	}
+	if names := d.Partitions(); len(names) > 0 {
+		return disk.Filesystem{}, fmt.Errorf("%w: %s has partitions (%s, ...); name one that is empty, or remove them by hand", volume.ErrPrecondition, d.Path, names[0])
+	}
+	if err := disk.Blank(f, d.Size); err != nil {
+		return disk.Filesystem{}, fmt.Errorf("%w; nothing was changed", err)
+	}
+	// The program claims the device for itself, and looks once more whether anything
+	// is on it: it is given no --force.
+	if err := f.Close(); err != nil {
+		return disk.Filesystem{}, fmt.Errorf("close %s: %w", d.Path, err)
+	}
+	argv, err := mkfsArgv(pc.Filesystem, d.Path)
+	if err != nil {
+		return disk.Filesystem{}, err
+	}
+	if _, err := b.cfg.Runner.Run(ctx, argv...); err != nil {
+		return disk.Filesystem{}, fmt.Errorf("make the pool's filesystem: %w", err)
+	}
+	found, ok, err := d.Filesystem()
+	if err == nil && !ok {
+		err = fmt.Errorf("%s made nothing that can be read back", argv[0])
+	}
+	return found, err
+}
+
+// makeDiskPool makes the root of a disk that is mounted at pc.Dir a pool. One that
+// is a pool already is another's, unless this node was making it.
+func (b *Backend) makeDiskPool(pc PoolConfig, d disk.Device) error {
+	p, err := b.openDir(pc.Dir, pc.Name)
+	if err != nil {
+		return err
+	}
+	m, err := readMarker(p.root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		_, err = p.makeLayout(pc)
+	case err == nil && !b.making(m.PoolID):
+		err = fmt.Errorf("%w: %s has pool %s on it already; to use it on this node: driver pool adopt %s=%s", volume.ErrPrecondition, d.Path, m.PoolID, pc.Name, pc.Device)
+	}
+	return errors.Join(err, p.close())
+}
+
+// mkfsArgv is the program that makes the filesystem of a pool on a device.
+func mkfsArgv(fsType, device string) ([]string, error) {
+	switch fsType {
+	case "", "btrfs":
+		return []string{"mkfs.btrfs", "--quiet", "--nodiscard", "--metadata", "dup", "--data", "single", "--label", diskLabel, device}, nil
+	case "xfs":
+		return []string{"mkfs.xfs", "-q", "-K", "-m", "crc=1,reflink=1", "-L", diskLabel, device}, nil
+	}
+	return nil, fmt.Errorf("%w: pool filesystem %q: want btrfs or xfs", volume.ErrInvalid, fsType)
+}
