@@ -2,92 +2,78 @@ package main
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/pflag"
 
-	"github.com/holdfast-csi/holdfast/pkg/backend/local"
-	osexec "github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
+// poolCommands are the verbs of driver pool.
+func poolCommands() []command {
+	return []command{
+		{"init", "make a pool of a directory, a pool image or a whole disk, and register it", runPoolInit},
+		{"status", "show what the pools hold and where their space is", runPoolStatus},
+	}
+}
+
 func runPool(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) > 0 {
-		switch args[0] {
-		case "init":
-			return runPoolInit(ctx, args[1:], out)
-		case "status":
-			return runPoolStatus(args[1:], out)
+		for _, c := range poolCommands() {
+			if c.name == args[0] {
+				return c.run(ctx, args[1:], out)
+			}
 		}
 	}
-	return fmt.Errorf("%w: say pool init or pool status", volume.ErrInvalid)
+	fmt.Fprintln(out, "Usage: driver pool COMMAND [FLAGS] [ARGUMENTS]")
+	fmt.Fprintln(out)
+	for _, c := range poolCommands() {
+		fmt.Fprintf(out, "  %-7s %s\n", c.name, c.summary)
+	}
+	fmt.Fprintln(out)
+	fmt.Fprintln(out, "driver pool COMMAND --help shows the flags of a command.")
+	switch {
+	case len(args) == 0:
+		return fmt.Errorf("%w: say which pool command", volume.ErrInvalid)
+	case args[0] == "-h" || args[0] == "--help":
+		return pflag.ErrHelp
+	}
+	return fmt.Errorf("%w: there is no pool command %q", volume.ErrInvalid, args[0])
 }
 
-// runPoolInit makes pools: of directories on btrfs, or as images.
-func runPoolInit(ctx context.Context, args []string, out io.Writer) error {
-	fs := pflag.NewFlagSet("driver pool init [NAME=]DIR", pflag.ContinueOnError)
-	var o poolOptions
-	o.add(fs)
-	if err := fs.MarkHidden("pool"); err != nil {
-		return err
-	}
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
-	o.dirs = append(o.dirs, fs.Args()...)
-	cfg, err := o.parse()
-	if err != nil {
-		return err
-	}
-	cfg.Runner = osexec.New()
-	cfg.Notice = func(_ local.Reason, text string) { fmt.Fprintln(out, "note:", text) }
-	engine, err := local.New(cfg)
-	if err != nil {
-		return err
-	}
-	if err := engine.Init(ctx); err != nil {
-		return errors.Join(err, engine.Close())
-	}
-	for _, p := range engine.Pools() {
-		fmt.Fprintf(out, "pool %s is ready: %s\n", p.Name, p.ID)
-	}
-	return engine.Close()
+// format is how a command prints what it found.
+type format string
+
+const (
+	formatText format = "text"
+	formatJSON format = "json"
+)
+
+// addFormat adds the flag --output.
+func addFormat(fs *pflag.FlagSet) *format {
+	f := new(format)
+	fs.StringVar((*string)(f), "output", string(formatText), "how to print: text, for people, or json")
+	return f
 }
 
-// runPoolStatus shows the registered pools, with a driver running or without.
-func runPoolStatus(args []string, out io.Writer) error {
-	fs := pflag.NewFlagSet("driver pool status", pflag.ContinueOnError)
-	stateDir := fs.String("state-dir", defaultStateDir, "the driver's --state-dir")
-	if err := fs.Parse(args); err != nil {
-		return err
+func (f format) check() error {
+	if f != formatText && f != formatJSON {
+		return fmt.Errorf("%w: --output=%s: want text or json", volume.ErrInvalid, f)
 	}
-	pools, err := local.Inspect(*stateDir)
-	if err != nil {
-		return err
+	return nil
+}
+
+// print prints what a command found: as JSON, or as text puts it.
+func (f format) print(out io.Writer, found any, text func(io.Writer) error) error {
+	if f != formatJSON {
+		return text(out)
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tID\tSTATE\tVOLUMES\tSNAPSHOTS\tFREE\tPROMISED\tLARGEST NEW VOLUME\tDIR")
-	var problems []string
-	for _, p := range pools {
-		state := "ok"
-		if !p.Available {
-			state = "unavailable"
-			problems = append(problems, fmt.Sprintf("pool %s: %s", p.Name, p.Reason))
-		}
-		if p.Damaged > 0 {
-			problems = append(problems, fmt.Sprintf("pool %s: %d objects are damaged and not served; the driver's log names them", p.Name, p.Damaged))
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", p.Name, p.ID, state, p.Volumes, p.Snapshots, p.Free, p.Promised, p.Room, p.Dir)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if len(problems) > 0 {
-		return errors.New(strings.Join(problems, "\n        "))
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(found); err != nil {
+		return fmt.Errorf("print: %w", err)
 	}
 	return nil
 }

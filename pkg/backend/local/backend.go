@@ -155,6 +155,9 @@ func checkPoolConfig(pc PoolConfig, others []PoolConfig) error {
 // Run tries it again; that is not an error.
 func (b *Backend) Start(ctx context.Context) error {
 	b.thawLeft(ctx)
+	if err := writeOvercommit(b.state, b.cfg.Overcommit); err != nil {
+		b.notice(PoolUnmeasured, "%v; driver pool status may show the room of another --overcommit", err)
+	}
 	var group sync.WaitGroup
 	for _, s := range b.slots {
 		// One whose disk does not answer keeps its place in the node's topology.

@@ -255,7 +255,7 @@ func TestADiskWithAnythingOnItIsRefused(t *testing.T) {
 		if look() != before {
 			t.Errorf("%s: the disk was changed", what)
 		}
-		if regs, err := Inspect(state); err != nil || len(regs) > 0 {
+		if regs, err := Inspect(t.Context(), Inspection{StateDir: state}); err != nil || len(regs) > 0 {
 			t.Errorf("%s: registered: %v, %v", what, regs, err)
 		}
 	}

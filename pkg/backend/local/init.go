@@ -22,7 +22,7 @@ func (b *Backend) Init(ctx context.Context) error {
 				return fmt.Errorf("init pool %s on %s: %w", s.cfg.Name, s.cfg.Device, err)
 			}
 		}
-		if err == nil && inspect(reg, &PoolStatus{}) == nil {
+		if err == nil && isHere(reg) == nil {
 			s.know(reg.PoolID)
 			continue // a driver may be using it
 		}

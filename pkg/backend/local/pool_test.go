@@ -29,7 +29,7 @@ func TestInitTwiceSucceedsAndKeepsThePool(t *testing.T) {
 		if err := initPool(t, state, dir); err != nil {
 			t.Fatal(err)
 		}
-		status, err := Inspect(state)
+		status, err := Inspect(t.Context(), Inspection{StateDir: state})
 		if err != nil || len(status) != 1 || !status[0].Available {
 			t.Fatalf("%+v, %v", status, err)
 		}
