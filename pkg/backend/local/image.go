@@ -51,14 +51,17 @@ func (b *Backend) mountImage(ctx context.Context, pc PoolConfig, known bool) (st
 	if err := b.keepAllocated(img); err != nil {
 		return "", err
 	}
-	if st, err := img.Stat(); err == nil && st.Size() != int64(pc.Size) {
-		b.notice(PoolSizeKept, "the pool image %s has %s, --pool-size says %s; it keeps the size it was made with", img.Name(), volume.Bytes(st.Size()), pc.Size)
+	if err := b.growImage(img, pc); err != nil {
+		return "", err
 	}
 	dev, err := b.attachImage(ctx, img)
 	if err != nil {
 		return "", fmt.Errorf("attach the pool image %s: %w", img.Name(), err)
 	}
 	defer dev.Close() // the mount holds it from now on
+	if err := b.refreshImage(img, dev); err != nil {
+		return "", err
+	}
 	dir := filepath.Join(pc.Dir, MountDir)
 	return dir, mountPool(ctx, pc.Dir, dir, dev)
 }

@@ -19,6 +19,7 @@ const (
 	PoolSlow         Reason = "PoolSlow"
 	PoolUnmeasured   Reason = "PoolUnmeasured"
 	PoolSizeKept     Reason = "PoolSizeKept"
+	PoolGrown        Reason = "PoolGrown"
 	ImageReallocated Reason = "ImageReallocated"
 	DirectIOOff      Reason = "DirectIOOff"
 	ObjectDamaged    Reason = "ObjectDamaged"
@@ -32,13 +33,13 @@ const (
 // Reasons are all reasons that a notice can have.
 func Reasons() []Reason {
 	return []Reason{
-		PoolMissing, PoolBack, PoolNew, PoolSlow, PoolUnmeasured, PoolSizeKept, ImageReallocated, DirectIOOff,
+		PoolMissing, PoolBack, PoolNew, PoolSlow, PoolUnmeasured, PoolSizeKept, PoolGrown, ImageReallocated, DirectIOOff,
 		ObjectDamaged, OrphanFound, CleanupFailed, BallastMissing, FreezeThawed, ThawFailed,
 	}
 }
 
 // Warning says whether something is wrong, or was.
-func (r Reason) Warning() bool { return r != PoolBack }
+func (r Reason) Warning() bool { return r != PoolBack && r != PoolGrown }
 
 // notice tells the administrator.
 func (b *Backend) notice(reason Reason, format string, args ...any) {

@@ -46,6 +46,7 @@ type pool struct {
 	rotten   map[volume.ID]error // what has no readable record, and why
 	trash    map[string]uint64   // directory in .trash -> ticket of store.waitFreed, 0 if none yet
 	promised map[volume.ID]promise
+	ungrown  trouble // what was told of growToDevice
 }
 
 // object is a volume or a snapshot in the index.
@@ -179,6 +180,9 @@ func (p *pool) claim(ctx context.Context, reg registration, known bool, pc PoolC
 	}
 	if err := p.backend.claimFilesystem(m.FSUUID, pc.Name); err != nil {
 		return err
+	}
+	if err := p.growToDevice(); err != nil {
+		p.tellUngrown(err)
 	}
 	if err := p.recover(ctx); err != nil {
 		return err

@@ -42,6 +42,9 @@ type store interface {
 	commit() error
 	// space measures what there is.
 	space() (space, error)
+	// grow makes the filesystem as large as its device, while it is used, and says
+	// how large it was and is. It is cheap if there is nothing to grow.
+	grow() (before, after volume.Bytes, err error)
 }
 
 // usage is how an image lies in the pool.

@@ -109,10 +109,14 @@ func (p *pool) checkReadable(id volume.ID) error {
 	return fmt.Errorf("%w; it is not deleted: save what can be saved and remove %s from the pool by hand", err, objectDir(id))
 }
 
-// tidy does what is left over: empties the trash, restores the ballast.
+// tidy does what is left over: empties the trash, grows into a disk that became
+// larger, restores the ballast.
 func (p *pool) tidy(ctx context.Context) {
 	if err := p.emptyTrash(ctx); err != nil && ctx.Err() == nil {
 		p.backend.notice(CleanupFailed, "pool %s: empty the trash: %v; will try again", p.name, err)
+	}
+	if err := p.growToDevice(); err != nil {
+		p.tellUngrown(err)
 	}
 	if err := p.ensureBallast(); err != nil {
 		p.backend.notice(BallastMissing, "pool %s: %v; will try again", p.name, err)
