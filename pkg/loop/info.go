@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -29,9 +30,14 @@ type Info struct {
 	// people to read. It may be wrong: the file may have been moved or deleted,
 	// or have its path in another mount namespace.
 	BackingPath string
-	ReadOnly    bool
-	Autoclear   bool
-	DirectIO    bool
+	// Dead says that the filesystem of the backing file has shut itself down: the
+	// kernel then tells neither the tag nor which file it is (loop_get_status asks
+	// the filesystem, fs/xfs/xfs_iops.c refuses). Tag, BackingDev and BackingInode are
+	// empty.
+	Dead      bool
+	ReadOnly  bool
+	Autoclear bool
+	DirectIO  bool
 	// BlockSize is the logical block size in bytes.
 	BlockSize int
 	Size      volume.Bytes
@@ -41,7 +47,7 @@ type Info struct {
 // is not attached any more.
 func (d *Device) Info() (Info, error) {
 	fail := func(err error) (Info, error) { return Info{}, fmt.Errorf("look at %s: %w", d.path, notAttached(err)) }
-	status, err := unix.IoctlLoopGetStatus64(int(d.file.Fd()))
+	status, dead, err := d.status()
 	if err != nil {
 		return fail(err)
 	}
@@ -68,12 +74,35 @@ func (d *Device) Info() (Info, error) {
 		BackingDev:   status.Device, // huge_encode_dev is the encoding of st_dev
 		BackingInode: status.Inode,
 		BackingPath:  backing,
+		Dead:         dead,
 		ReadOnly:     readOnly != 0 || status.Flags&unix.LO_FLAGS_READ_ONLY != 0,
 		Autoclear:    status.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
 		DirectIO:     status.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
 		BlockSize:    blockSize,
 		Size:         volume.Bytes(size),
 	}, nil
+}
+
+// status is LOOP_GET_STATUS64; of a dead device it is what sysfs still shows.
+func (d *Device) status() (status *unix.LoopInfo64, dead bool, err error) {
+	status, err = unix.IoctlLoopGetStatus64(int(d.file.Fd()))
+	if !errors.Is(err, unix.EIO) {
+		return status, false, err
+	}
+	status = &unix.LoopInfo64{}
+	for name, flag := range map[string]uint32{"loop/dio": unix.LO_FLAGS_DIRECT_IO, "loop/autoclear": unix.LO_FLAGS_AUTOCLEAR} {
+		on, err := readSysUint(d.index, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, false, unix.ENXIO // it was detached meanwhile
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		if on != 0 {
+			status.Flags |= flag
+		}
+	}
+	return status, true, nil
 }
 
 func tagOf(status *unix.LoopInfo64) string {
@@ -90,7 +119,8 @@ func List() ([]Info, error) {
 }
 
 // Find is every attached loop device with exactly this tag, in order of index. It
-// looks as List does.
+// looks as List does. A dead device has no tag: one that is looked for in vain may
+// be among them.
 func Find(tag string) ([]Info, error) {
 	return list(func(have string) bool { return have == tag })
 }
@@ -122,7 +152,7 @@ func look(index int, wanted func(tag string) bool) (info Info, ok bool, err erro
 		return Info{}, false, err
 	}
 	defer dev.Close()
-	status, err := unix.IoctlLoopGetStatus64(int(dev.file.Fd()))
+	status, _, err := dev.status()
 	if err != nil {
 		return Info{}, false, fmt.Errorf("look at %s: %w", dev.path, notAttached(err))
 	}

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -281,6 +283,9 @@ func (b *Backend) openByTag(id volume.ID) (*loop.Device, error) {
 // means that there is none.
 func openTagged(id volume.ID) (*loop.Device, error) {
 	found, err := loop.Find(tagOf(id))
+	if err == nil && len(found) == 0 {
+		found, err = deadLoops(id)
+	}
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
@@ -289,6 +294,16 @@ func openTagged(id volume.ID) (*loop.Device, error) {
 		return nil, nil
 	}
 	return d, err
+}
+
+// deadLoops are the devices of a volume whose pool is dead. They have no tag any
+// more, so the path must do, which ends with the id: what is attached can be let go
+// all the same.
+func deadLoops(id volume.ID) ([]loop.Info, error) {
+	all, err := loop.List()
+	return slices.DeleteFunc(all, func(l loop.Info) bool {
+		return !l.Dead || !strings.HasSuffix(l.BackingPath, "/"+objectDir(id)+"/"+dataDir+"/"+imageFile)
+	}), err
 }
 
 // openIfTagged opens a loop device if it has the volume's tag; else it is nil.
@@ -343,6 +358,9 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 	}
 	// What was written to a raw device and not synced is still in its cache.
 	err = d.Sync()
+	if info, ierr := d.Info(); ierr == nil && info.Dead {
+		err = nil // it can never be written
+	}
 	if err == nil {
 		err = b.cfg.Fault.At("detach/synced")
 	}
