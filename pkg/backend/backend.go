@@ -87,6 +87,18 @@ type Provisioner interface {
 
 	// Snapshots are the snapshots of all available pools, in order of ID.
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
+
+	// Health is what is wrong with a volume, found now, in the order of
+	// volume.Conditions; nil if it is well. What cannot be looked at in a moment
+	// is Inaccessible. So is every volume of a pool that is configured and away,
+	// whether it exists or not, for nobody can tell. It is ErrNotFound, or
+	// ErrUnavailable for a pool that was never here. It changes nothing.
+	Health(ctx context.Context, id volume.ID) ([]volume.Condition, error)
+
+	// Unhealthy are the volumes with something wrong, as of the last look, in order
+	// of ID. Those of a pool that was away from the start are not known. It is
+	// answered from memory.
+	Unhealthy(ctx context.Context) ([]volume.Health, error)
 }
 
 // Attacher makes volumes appear on this machine as block devices.
@@ -124,4 +136,17 @@ type Attacher interface {
 	// succeeds, the device goes with its last user, and the next Attach finds the
 	// same one. A volume that is not attached, or does not exist, is success.
 	Detach(ctx context.Context, id volume.ID) error
+
+	// Health is that of Provisioner, seen from this machine.
+	Health(ctx context.Context, id volume.ID) ([]volume.Condition, error)
+
+	// StorageHealth is what is wrong with the pools, as of the last look: one entry
+	// for each of Pools, in the same order. A pool that is not available is
+	// Inaccessible. It is answered from memory.
+	StorageHealth(ctx context.Context) ([]volume.PoolHealth, error)
+
+	// Headroom is how much all volumes of this pool together can still be given
+	// before the pool is full, in bytes. ok is false if the engine has promised each
+	// of them all of its size. It is answered from memory.
+	Headroom(id volume.ID) (left volume.Bytes, ok bool)
 }

@@ -145,7 +145,7 @@ func TestCapabilitiesFollowTheEngine(t *testing.T) {
 	all := capabilityNames(t, newBench(t).Server)
 	if diff := cmp.Diff([]string{
 		"CLONE_VOLUME", "CREATE_DELETE_SNAPSHOT", "CREATE_DELETE_VOLUME", "EXPAND_VOLUME", "GET_CAPACITY",
-		"GET_SNAPSHOT", "GET_VOLUME", "LIST_SNAPSHOTS", "LIST_VOLUMES", "SINGLE_NODE_MULTI_WRITER",
+		"GET_SNAPSHOT", "GET_VOLUME", "GET_VOLUME_HEALTH", "LIST_SNAPSHOTS", "LIST_VOLUMES", "LIST_VOLUME_HEALTH", "SINGLE_NODE_MULTI_WRITER",
 	}, all); diff != "" {
 		t.Errorf("capabilities of a full engine (-want +got):\n%s", diff)
 	}
@@ -154,7 +154,7 @@ func TestCapabilitiesFollowTheEngine(t *testing.T) {
 		Capabilities: &backend.Capabilities{},
 	})})
 	if diff := cmp.Diff([]string{
-		"CREATE_DELETE_VOLUME", "GET_CAPACITY", "GET_VOLUME", "LIST_VOLUMES", "SINGLE_NODE_MULTI_WRITER",
+		"CREATE_DELETE_VOLUME", "GET_CAPACITY", "GET_VOLUME", "GET_VOLUME_HEALTH", "LIST_VOLUMES", "LIST_VOLUME_HEALTH", "SINGLE_NODE_MULTI_WRITER",
 	}, capabilityNames(t, bare)); diff != "" {
 		t.Errorf("capabilities of a bare engine (-want +got):\n%s", diff)
 	}

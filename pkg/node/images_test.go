@@ -26,6 +26,10 @@ const testPool = volume.PoolID("00000000000000aa")
 type images struct {
 	dir string
 	mu  sync.Mutex // held while looking for a device and attaching it
+
+	sick map[volume.ID][]volume.Condition
+	ill  []volume.Condition // of the pool
+	left volume.Bytes       // in the pool; 0 means that all is promised
 }
 
 func (m *images) image(id volume.ID) string  { return filepath.Join(m.dir, string(id)+".img") }
@@ -180,4 +184,32 @@ func (m *images) Refresh(_ context.Context, id volume.ID) error {
 
 func (m *images) Detach(_ context.Context, id volume.ID) error {
 	return m.each(id, func(d *loop.Device) error { return errors.Join(d.Sync(), d.Detach()) })
+}
+
+// Health implements backend.Attacher.
+func (m *images) Health(ctx context.Context, id volume.ID) ([]volume.Condition, error) {
+	if _, err := m.Volume(ctx, id); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sick[id], nil
+}
+
+// StorageHealth implements backend.Attacher.
+func (m *images) StorageHealth(context.Context) ([]volume.PoolHealth, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []volume.PoolHealth
+	for _, p := range m.Pools() {
+		out = append(out, volume.PoolHealth{Pool: p, Conditions: m.ill})
+	}
+	return out, nil
+}
+
+// Headroom implements backend.Attacher.
+func (m *images) Headroom(volume.ID) (volume.Bytes, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.left, m.left > 0
 }

@@ -59,7 +59,7 @@ func TestCapabilities(t *testing.T) {
 		got = append(got, c.GetRpc().GetType().String())
 	}
 	slices.Sort(got)
-	if diff := cmp.Diff([]string{"EXPAND_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"EXPAND_VOLUME", "GET_STORAGE_HEALTH", "GET_VOLUME_HEALTH", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER", "STAGE_UNSTAGE_VOLUME"}, got); diff != "" {
 		t.Errorf("capabilities (-want +got):\n%s", diff)
 	}
 }

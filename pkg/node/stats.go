@@ -44,7 +44,7 @@ func (s *Server) NodeGetVolumeStats(ctx context.Context, req *csi.NodeGetVolumeS
 		return nil, elsewhere(err)
 	}
 	defer target.Close()
-	usage, err := usageAt(id, dev, target)
+	usage, err := s.usageAt(id, dev, target)
 	if err != nil {
 		return nil, explainFailure(id, err)
 	}
@@ -65,7 +65,7 @@ func explainFailure(id volume.ID, err error) error {
 
 // usageAt is nil if the target is neither the root of a mount of the device's
 // filesystem nor a node of the device or of a read-only device stacked on it.
-func usageAt(id volume.ID, dev *backend.Device, target *mount.Target) ([]*csi.VolumeUsage, error) {
+func (s *Server) usageAt(id volume.ID, dev *backend.Device, target *mount.Target) ([]*csi.VolumeUsage, error) {
 	var st unix.Statx_t
 	err := unix.Statx(int(target.File().Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
 	if err != nil {
@@ -79,15 +79,20 @@ func usageAt(id volume.ID, dev *backend.Device, target *mount.Target) ([]*csi.Vo
 		if !isRoot || st.Dev_major != dev.Major || st.Dev_minor != dev.Minor {
 			return nil, nil
 		}
-		return filesystemUsage(target)
+		return s.filesystemUsage(id, target)
 	}
 	return nil, nil
 }
 
-func filesystemUsage(target *mount.Target) ([]*csi.VolumeUsage, error) {
+// filesystemUsage is what df says; but where the engine has promised more than it
+// has, no more is available than is left in the pool.
+func (s *Server) filesystemUsage(id volume.ID, target *mount.Target) ([]*csi.VolumeUsage, error) {
 	st, err := filesystem.Measure(target.File())
 	if err != nil {
 		return nil, err
+	}
+	if left, ok := s.backend.Headroom(id); ok {
+		st.Available = min(st.Available, left)
 	}
 	return []*csi.VolumeUsage{
 		{Unit: csi.VolumeUsage_BYTES, Total: int64(st.Total), Available: int64(st.Available), Used: int64(st.Used)},

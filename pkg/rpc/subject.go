@@ -48,6 +48,9 @@ func pathOf(msg any) string {
 	if m, ok := msg.(interface{ GetVolumePath() string }); ok {
 		return m.GetVolumePath()
 	}
+	if m, ok := msg.(interface{ GetVolumePublishPath() string }); ok {
+		return m.GetVolumePublishPath()
+	}
 	if m, ok := msg.(interface{ GetStagingTargetPath() string }); ok {
 		return m.GetStagingTargetPath()
 	}

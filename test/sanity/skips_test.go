@@ -29,14 +29,6 @@ func skips() map[string][]string {
 		"no SNAPSHOT_ACCESSIBILITY_CONSTRAINTS: alpha in CSI 1.13, and no sidecar asks for it yet": {
 			"CreateSnapshot [Controller Server] should succeed when creating a snapshot with accessibility requirements",
 		},
-		"no GET_VOLUME_HEALTH, LIST_VOLUME_HEALTH, GET_STORAGE_HEALTH: alpha in CSI 1.13, and the driver does not have them yet": {
-			"ControllerGetVolumeHealth [Controller Server] should fail when no volume id is provided",
-			"ControllerGetVolumeHealth [Controller Server] should return health for a valid volume",
-			"ControllerListVolumeHealth [Controller Server] should return appropriate response",
-			"Node Service NodeGetStorageHealth should return appropriate response",
-			"Node Service NodeGetVolumeHealth should fail when no volume id is provided",
-			"Node Service NodeGetVolumeHealth should return health for a valid volume",
-		},
 		"no GROUP_CONTROLLER_SERVICE: the driver has no group snapshots": {
 			"GroupController Service [GroupController Server] GroupControllerGetCapabilities should return appropriate capabilities",
 			"GroupController Service [GroupController VolumeGroupSnapshots] CreateVolumeGroupSnapshot should fail when no name is provided",

@@ -11,7 +11,7 @@ import (
 // Method names a method of backend.Provisioner or backend.Attacher.
 type Method string
 
-// The methods that Faulty can make fail. Volume is one of both interfaces.
+// The methods that Faulty can make fail. Volume and Health are of both interfaces.
 const (
 	MethodCapacity       Method = "Capacity"
 	MethodCreateVolume   Method = "CreateVolume"
@@ -27,6 +27,9 @@ const (
 	MethodLookup         Method = "Lookup"
 	MethodRefresh        Method = "Refresh"
 	MethodDetach         Method = "Detach"
+	MethodHealth         Method = "Health"
+	MethodUnhealthy      Method = "Unhealthy"
+	MethodStorageHealth  Method = "StorageHealth"
 )
 
 // Faulty passes every call on to an engine, except those that it was told to
@@ -212,3 +215,26 @@ func (f *Faulty) Refresh(ctx context.Context, id volume.ID) error {
 func (f *Faulty) Detach(ctx context.Context, id volume.ID) error {
 	return outcome(f, MethodDetach, func() error { return f.attacher.Detach(ctx, id) })
 }
+
+// Health implements backend.Provisioner and backend.Attacher.
+func (f *Faulty) Health(ctx context.Context, id volume.ID) ([]volume.Condition, error) {
+	return answer(f, MethodHealth, func() ([]volume.Condition, error) {
+		if f.provisioner != nil {
+			return f.provisioner.Health(ctx, id)
+		}
+		return f.attacher.Health(ctx, id)
+	}, nil)
+}
+
+// Unhealthy implements backend.Provisioner.
+func (f *Faulty) Unhealthy(ctx context.Context) ([]volume.Health, error) {
+	return answer(f, MethodUnhealthy, func() ([]volume.Health, error) { return f.provisioner.Unhealthy(ctx) }, nil)
+}
+
+// StorageHealth implements backend.Attacher.
+func (f *Faulty) StorageHealth(ctx context.Context) ([]volume.PoolHealth, error) {
+	return answer(f, MethodStorageHealth, func() ([]volume.PoolHealth, error) { return f.attacher.StorageHealth(ctx) }, nil)
+}
+
+// Headroom implements backend.Attacher.
+func (f *Faulty) Headroom(id volume.ID) (volume.Bytes, bool) { return f.attacher.Headroom(id) }

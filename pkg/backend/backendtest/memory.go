@@ -51,7 +51,8 @@ type Memory struct {
 	// running holds the objects that a mutating call is working on.
 	running map[runningKey]bool
 	devices map[volume.ID]*memoryDevice
-	minors  uint32 // the last minor number that was given to a device
+	sick    map[volume.ID][]volume.Condition // what Sicken said
+	minors  uint32                           // the last minor number that was given to a device
 }
 
 // runningKey is what create by name and delete by id have in common.
@@ -95,6 +96,7 @@ func NewMemory(cfg MemoryConfig) *Memory {
 		now:     cfg.Now,
 		running: map[runningKey]bool{},
 		devices: map[volume.ID]*memoryDevice{},
+		sick:    map[volume.ID][]volume.Condition{},
 	}
 	if cfg.Capabilities != nil {
 		m.caps = *cfg.Capabilities

@@ -74,7 +74,7 @@ func reasonIf(missing bool, reason string) string {
 
 func scenarios() []scenario {
 	return slices.Concat(createScenarios(), sizeScenarios(), poolScenarios(), deleteScenarios(), expandScenarios(),
-		snapshotScenarios(), copyScenarios(), listScenarios(), contentScenarios(), attachScenarios(), raceScenarios())
+		snapshotScenarios(), copyScenarios(), listScenarios(), contentScenarios(), attachScenarios(), healthScenarios(), raceScenarios())
 }
 
 // small is the size of most volumes: above the least of every format but xfs.

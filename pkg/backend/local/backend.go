@@ -76,6 +76,8 @@ type Backend struct {
 	state   *os.Root
 	intents intents
 	started atomic.Bool // Start has ended: kubelet may know the pools
+	health  *health
+	tallies map[string]*tally // by the name of the pool
 
 	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
 
@@ -129,6 +131,7 @@ func New(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b.state, b.intents = state, intents{state}
+	b.health, b.tallies = newHealth(b.slots), newTallies(b.slots)
 	return b, nil
 }
 
@@ -198,6 +201,7 @@ func (b *Backend) Run(ctx context.Context) {
 		group.Go(func() { s.runMeasure(ctx) })
 	}
 	group.Go(func() { b.thawUntil(ctx) })
+	group.Go(func() { b.watchHealth(ctx) })
 	group.Wait()
 }
 
@@ -293,6 +297,13 @@ func (b *Backend) begin(ctx context.Context, kind volume.Kind, hash string) (end
 		defer b.mu.Unlock()
 		delete(b.busy, key)
 	}, nil
+}
+
+// isBusy says whether an object is being changed.
+func (b *Backend) isBusy(id volume.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.busy[string(id.Kind())+"."+id.Hash()]
 }
 
 // available are the pools that can be used now.

@@ -30,16 +30,64 @@ const (
 	ThawFailed       Reason = "ThawFailed"
 )
 
+// The reasons of what a look at the machine finds; those of above are used again
+// where they fit. They are the reasons of conditions too.
+const (
+	PoolFailed         Reason = "PoolFailed"
+	PoolSilent         Reason = "PoolSilent"
+	PoolNearlyFull     Reason = "PoolNearlyFull"
+	PromiseAtRisk      Reason = "PromiseAtRisk"
+	ProfileUnsafe      Reason = "ProfileUnsafe"
+	DiskErrors         Reason = "DiskErrors"
+	PoolImageMissing   Reason = "PoolImageMissing"
+	ImagePunched       Reason = "ImagePunched"
+	ImageMissing       Reason = "ImageMissing"
+	ImageTooShort      Reason = "ImageTooShort"
+	ImageUnreadable    Reason = "ImageUnreadable"
+	AttachedTwice      Reason = "AttachedTwice"
+	DeviceTooSmall     Reason = "DeviceTooSmall"
+	FilesystemShutDown Reason = "FilesystemShutDown"
+	FilesystemReadOnly Reason = "FilesystemReadOnly"
+	FilesystemErrors   Reason = "FilesystemErrors"
+	// Healed: one of these is over.
+	Healed Reason = "Healed"
+)
+
+// PoolConditions are the reasons that a condition of a pool can have.
+func PoolConditions() []Reason {
+	return []Reason{
+		PoolMissing, PoolFailed, PoolSilent, PoolNearlyFull, PromiseAtRisk, PoolUnmeasured, ProfileUnsafe, DiskErrors,
+		PoolImageMissing, ImagePunched, DirectIOOff,
+	}
+}
+
+// VolumeConditions are the reasons that a condition of a volume can have.
+func VolumeConditions() []Reason {
+	return []Reason{
+		ObjectDamaged, ImageMissing, ImageTooShort, ImageUnreadable, FilesystemShutDown, FilesystemReadOnly,
+		FilesystemErrors, AttachedTwice, DirectIOOff, DeviceTooSmall, PoolMissing, PoolFailed, PoolSilent,
+	}
+}
+
 // Reasons are all reasons that a notice can have.
 func Reasons() []Reason {
 	return []Reason{
 		PoolMissing, PoolBack, PoolNew, PoolSlow, PoolUnmeasured, PoolSizeKept, PoolGrown, ImageReallocated, DirectIOOff,
 		ObjectDamaged, OrphanFound, CleanupFailed, BallastMissing, FreezeThawed, ThawFailed,
+		PoolFailed, PoolSilent, PoolNearlyFull, PromiseAtRisk, ProfileUnsafe, DiskErrors, PoolImageMissing, ImagePunched,
+		ImageMissing, ImageTooShort, ImageUnreadable, AttachedTwice, DeviceTooSmall, FilesystemShutDown, FilesystemReadOnly,
+		FilesystemErrors, Healed,
 	}
 }
 
 // Warning says whether something is wrong, or was.
-func (r Reason) Warning() bool { return r != PoolBack && r != PoolGrown }
+func (r Reason) Warning() bool {
+	switch r {
+	case PoolBack, PoolGrown, Healed:
+		return false
+	}
+	return true
+}
 
 // notice tells the administrator.
 func (b *Backend) notice(reason Reason, format string, args ...any) {

@@ -25,6 +25,7 @@ type slot struct {
 	pool   *pool         // nil while unavailable
 	reason error         // why pool is nil
 	missed trouble       // what the administrator was told of it
+	failed error         // why an open pool cannot be used; see setFailed
 }
 
 func (s *slot) get() (*pool, error) {
@@ -35,15 +36,37 @@ func (s *slot) get() (*pool, error) {
 		// away. A "not found" in it would make a delete succeed.
 		return nil, fmt.Errorf("%w: pool %s (%s): %v", volume.ErrUnavailable, s.cfg.Name, s.cfg.Dir, s.reason)
 	}
+	if s.failed != nil {
+		return nil, fmt.Errorf("%w: pool %s (%s): %v", volume.ErrUnavailable, s.cfg.Name, s.cfg.Dir, s.failed)
+	}
 	return s.pool, nil
+}
+
+// opened is the pool, also one that has failed; nil if it is not open.
+func (s *slot) opened() *pool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pool
+}
+
+// setFailed says why the filesystem of an open pool is dead, or that it is not. Such
+// a pool is unavailable to calls and stays open: what is attached from it goes on as
+// it can, and nothing is closed that a call may still hold.
+func (s *slot) setFailed(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = why
 }
 
 func (s *slot) describe() volume.Pool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := volume.Pool{ID: s.id, Name: s.cfg.Name, Available: s.pool != nil}
-	if s.pool == nil {
+	out := volume.Pool{ID: s.id, Name: s.cfg.Name, Available: s.pool != nil && s.failed == nil}
+	switch {
+	case s.pool == nil:
 		out.Reason = s.reason.Error()
+	case s.failed != nil:
+		out.Reason = s.failed.Error()
 	}
 	return out
 }
@@ -84,7 +107,7 @@ func (s *slot) tryOpen(ctx context.Context) {
 		return
 	}
 	o.missed = s.missed != trouble{}
-	s.pool, s.reason, s.missed = p, nil, trouble{}
+	s.pool, s.reason, s.missed, s.failed = p, nil, trouble{}, nil
 	s.mu.Unlock()
 	s.tellOpened(o)
 }

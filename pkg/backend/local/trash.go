@@ -69,6 +69,7 @@ func (p *pool) toTrash(op string, id volume.ID) error {
 		return err
 	}
 	delete(p.objects, id)
+	p.backend.health.forget(id)
 	if gone {
 		// An earlier try may have renamed it and failed to commit.
 		return p.store.commit()

@@ -1,0 +1,229 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/teardown"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/roottest"
+)
+
+func TestAPoolThatIsWellHasNoConditions(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default", "other")
+	b.expect("default", b.wrong("default"))
+	b.expect("other", b.wrong("other"))
+}
+
+func TestAPoolThatIsAwayIsInaccessibleWithItsVolumes(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default", "other")
+	h := b.listen()
+	v := b.create(blockSpec("a"))
+	b.look(t.Context())
+	restore, err := b.takeAway("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.expect("default", b.wrong("default"), "PoolMissing inaccessible")
+	b.expect("other", b.wrong("other"))
+	b.expect("a volume", b.found(v.ID), "PoolMissing inaccessible")
+	restore()
+	b.expect("default, back", b.wrong("default"))
+	b.expect("a volume, back", b.found(v.ID))
+	if n := len(h.about(PoolMissing)); n != 1 {
+		t.Errorf("told %d times: %q", n, h.said)
+	}
+}
+
+func TestTheImageOfAPoolIsWatched(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	image := filepath.Join(b.cfg.Pools[0].Dir, ImageFile)
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	on, err := loopsOn(f)
+	if err != nil || len(on) != 1 {
+		t.Fatalf("%v, %v", on, err)
+	}
+	device := on[0]
+	direct := func(state string) {
+		t.Helper()
+		d, err := device.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if _, err := command.New().Run(t.Context(), "losetup", "--direct-io="+state, d.Path()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	direct("off")
+	b.expect("direct I/O off", b.wrong("default"), "DirectIOOff degraded")
+	direct("on")
+	b.expect("direct I/O on", b.wrong("default"))
+
+	// Its last MiB: btrfs has nothing there.
+	const hole = 1 << 20
+	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(volume.GiB)-hole, hole); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("punched", b.wrong("default"), "ImagePunched degraded")
+	if err := b.keepAllocated(f); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("allocated again", b.wrong("default"))
+
+	if err := os.Rename(image, image+".away"); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("no image", b.wrong("default"), "PoolImageMissing degraded")
+	if p := b.Pools()[0]; !p.Available {
+		t.Errorf("it still works: %s", p.Reason)
+	}
+	if err := os.Rename(image+".away", image); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("the image is back", b.wrong("default"))
+}
+
+func TestAPoolThatFillsUpSaysSo(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	h := b.listen()
+	v := b.create(volume.Spec{Name: "a", Size: 256 * volume.MiB, Format: volume.Format{Mode: volume.ModeBlock}})
+	b.expect("before", b.wrong("default"))
+	p := b.poolNamed("default")
+	account, err := p.store.space()
+	if err != nil {
+		t.Fatal(err)
+	}
+	filler := filepath.Join(p.dir.Name(), "filler") // of nobody's
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(account.Free-account.Total/20)); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("nearly full", b.wrong("default"), "PoolNearlyFull degraded", "PromiseAtRisk degraded")
+	if _, err := b.Volume(t.Context(), v.ID); err != nil {
+		t.Errorf("it still works: %v", err)
+	}
+	if err := errors.Join(os.Remove(filler), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 60e9, "the space is back", func() bool { return len(b.wrong("default")) == 0 })
+	if n := len(h.about(Healed)); n != 2 {
+		t.Errorf("told %d times that it is over: %q", n, h.said)
+	}
+}
+
+// ground makes a filesystem of its own for a pool image to lie on, so that it can
+// fail as a disk does.
+func ground(t *testing.T, size volume.Bytes) string {
+	t.Helper()
+	roottest.Require(t)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		// It is dead, so nothing below it can be looked for by name.
+		for _, path := range []string{dir + "/mnt/pool/default/pool", dir + "/mnt"} {
+			if err := unix.Unmount(path, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+				t.Errorf("unmount %s: %v", path, err)
+			}
+		}
+		if err := teardown.Below(context.Background(), dir); err != nil {
+			t.Error(err)
+		}
+	})
+	img, err := os.Create(filepath.Join(dir, "ground.img"))
+	must(err)
+	defer img.Close()
+	must(img.Truncate(int64(size)))
+	dev, err := loop.Attach(t.Context(), loop.Config{Backing: img, Tag: "ground", BlockSize: 4096})
+	must(err)
+	defer dev.Close()
+	_, err = command.New().Run(t.Context(), "mkfs.xfs", "-q", dev.Path())
+	must(err)
+	tree, err := mount.New(t.Context(), mount.Config{FSType: "xfs", Source: dev.Path()})
+	must(err)
+	defer tree.Close()
+	root, err := mount.OpenRoot(dir)
+	must(err)
+	defer root.Close()
+	target, err := root.CreateTarget(filepath.Join(dir, "mnt"), mount.Dir)
+	must(err)
+	defer target.Close()
+	must(tree.Attach(target))
+	return filepath.Join(dir, "mnt")
+}
+
+func TestAPoolWhoseDiskDiedIsUnavailable(t *testing.T) {
+	mnt := ground(t, 2*volume.GiB)
+	var h heard
+	b := &bench{t: t, dir: filepath.Join(mnt, "pool"), cfg: Config{
+		Pools: []PoolConfig{{Name: "default", Dir: filepath.Join(mnt, "pool", "default"), Size: volume.GiB}}, StateDir: t.TempDir(),
+		Runner: command.New(), Notice: h.notice,
+	}}
+	if err := os.Mkdir(b.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.open()
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	v := b.create(blockSpec("a"))
+	dev, err := b.Attach(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	b.expect("before", b.wrong("default"))
+
+	goDown(t, mnt)
+	b.expect("the pool", b.wrong("default"), "PoolFailed inaccessible")
+	if got := b.found(v.ID); len(got) == 0 || !strings.HasSuffix(got[0], "inaccessible") {
+		t.Errorf("its volume: %q", got)
+	}
+	if p := b.Pools()[0]; p.Available || p.ID == "" || p.Reason == "" {
+		t.Errorf("%+v", p)
+	}
+	_, create := b.CreateVolume(t.Context(), blockSpec("b"))
+	_, attach := b.Attach(t.Context(), v.ID)
+	for what, err := range map[string]error{"create": create, "attach": attach, "delete": b.DeleteVolume(t.Context(), v.ID)} {
+		if !errors.Is(err, volume.ErrUnavailable) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if capacity, err := b.Capacity(t.Context(), "", nil); err != nil || capacity.Available != 0 {
+		t.Errorf("%+v, %v", capacity, err)
+	}
+	if n := len(h.about(PoolFailed)); n != 1 {
+		t.Errorf("told %d times: %q", n, h.said)
+	}
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// What is attached can still be let go.
+	if err := b.Detach(t.Context(), v.ID); err != nil && !errors.Is(err, unix.EIO) {
+		t.Errorf("detach: %v", err)
+	}
+}

@@ -1,0 +1,183 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/filesystem"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// examineVolume looks at one volume. It is ErrNotFound if there is none.
+func (p *pool) examineVolume(id volume.ID, w *surroundings) (backend.VolumeStats, error) {
+	p.mu.Lock()
+	o, err := object{}, p.rotten[id]
+	if found, ok := p.objects[id]; ok {
+		o, err = *found, found.damage
+	} else if err == nil {
+		p.mu.Unlock()
+		return backend.VolumeStats{}, fmt.Errorf("%w: %s in pool %s", volume.ErrNotFound, id, p.name)
+	}
+	p.mu.Unlock()
+	out := backend.VolumeStats{ID: id, Size: o.Size}
+	if err != nil {
+		out.Conditions = []volume.Condition{condition(volume.Lost, ObjectDamaged, "%v", err)}
+		return out, nil
+	}
+	p.examineImage(o, w, &out)
+	out.Conditions = volume.Conditions(out.Conditions)
+	return out, nil
+}
+
+// examineImage looks at the image of a volume, at the devices that have it and at
+// the filesystem on them.
+func (p *pool) examineImage(o object, w *surroundings, out *backend.VolumeStats) {
+	add := func(c ...volume.Condition) { out.Conditions = append(out.Conditions, c...) }
+	var st unix.Stat_t
+	err := unix.Fstatat(int(p.dir.Fd()), o.dir+"/"+dataDir+"/"+imageFile, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		if !p.backend.isBusy(o.ID) { // else it is just being deleted
+			add(condition(volume.Lost, ImageMissing, "its image is gone from %s/%s: something deleted it; restore a snapshot", p.dir.Name(), o.dir))
+		}
+		return
+	}
+	if err != nil {
+		add(condition(volume.Inaccessible, ImageUnreadable, "its image cannot be looked at: %v; look into the kernel's log", err))
+		return
+	}
+	if st.Size < int64(o.Size) {
+		add(condition(volume.Lost, ImageTooShort, "its image has %d bytes, its record says %d: something cut it; restore a snapshot", st.Size, o.Size))
+	}
+	const statBlock = 512 // stat(2)
+	out.Used = volume.Bytes(st.Blocks) * statBlock
+	out.InPlace = out.Used
+	if o.copied {
+		out.InPlace = o.inPlace
+		if !o.last.at.IsZero() {
+			out.Used, out.Extents = o.last.Mapped, o.last.Extents
+		}
+	}
+	on := w.files[fileID{st.Dev, st.Ino}]
+	tagged := w.tagged[tagOf(o.ID)]
+	for _, l := range tagged {
+		if l.BackingDev != st.Dev || l.BackingInode != st.Ino {
+			add(condition(volume.Lost, ImageMissing, "/dev/loop%d has another file than its image: something deleted or replaced it; do not stop its pods before the data is copied", l.Index))
+		}
+	}
+	out.Attached, out.DirectIO = len(on), len(on) > 0
+	if len(on) > 1 {
+		add(condition(volume.Inaccessible, AttachedTwice, "%d loop devices have its image, loop%d and loop%d among them; writing through both destroys it: detach the one that no pod uses", len(on), on[0].Index, on[1].Index))
+	}
+	small := false
+	for _, l := range on {
+		if !l.DirectIO {
+			out.DirectIO = false
+			if o.Format.SectorSize == 4096 { // others never have it
+				add(condition(volume.Degraded, DirectIOOff, "/dev/loop%d does no direct I/O: everything is cached twice; stop its pods and start them again", l.Index))
+			}
+		}
+		small = small || l.Size < o.Size
+		add(examineFilesystem(o, l, w.mounts[unix.Mkdev(l.Major, l.Minor)])...)
+	}
+	if since := p.backend.health.smallFor(o.ID, small, time.Now()); since > growPatience {
+		add(condition(volume.Degraded, DeviceTooSmall, "it was grown to %s and its device still has less; start its pod again", o.Size))
+	}
+}
+
+// growPatience is how long kubelet has, after a volume was grown, to tell the node.
+const growPatience = 5 * time.Minute
+
+// smallFor is how long the device of a volume has been smaller than the volume.
+func (h *health) smallFor(id volume.ID, small bool, now time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !small {
+		delete(h.small, id)
+		return 0
+	}
+	if _, ok := h.small[id]; !ok {
+		h.small[id] = now
+	}
+	return now.Sub(h.small[id])
+}
+
+// examineFilesystem looks at the filesystem on a device, through its mounts.
+func examineFilesystem(o object, l loop.Info, mounts []mount.Info) []volume.Condition {
+	if o.Format.Mode != volume.ModeFilesystem || len(mounts) == 0 {
+		return nil
+	}
+	const advice = "stop its pods; it is checked and repaired when they start again"
+	switch mounts[0].Failed() {
+	case "shutdown":
+		return []volume.Condition{condition(volume.Inaccessible, FilesystemShutDown, "its %s has shut itself down after an error; %s", o.Format.FSType, advice)}
+	case "emergency_ro":
+		return []volume.Condition{condition(volume.Inaccessible, FilesystemReadOnly, "its %s has made itself read-only after an error; %s", o.Format.FSType, advice)}
+	}
+	root, err := openMount(l, mounts)
+	if err == nil && root != nil {
+		err = filesystem.Alive(root)
+		root.Close()
+	}
+	if errors.Is(err, volume.ErrPrecondition) || isDead(err) {
+		return []volume.Condition{condition(volume.Inaccessible, FilesystemShutDown, "its %s does not answer any more after an error; %s", o.Format.FSType, advice)}
+	}
+	if o.Format.FSType != volume.Ext4 {
+		return nil
+	}
+	n, err := filesystem.Ext4Errors(fmt.Sprintf("loop%d", l.Index))
+	if err != nil || n == 0 {
+		return nil // unmounted just now
+	}
+	if slices.Contains(mounts[0].SuperOptions, "ro") || refuses(l, mounts) {
+		return []volume.Condition{condition(volume.Inaccessible, FilesystemReadOnly, "its ext4 has found %d errors and made itself read-only; %s", n, advice)}
+	}
+	return []volume.Condition{condition(volume.Degraded, FilesystemErrors, "its ext4 has found %d errors since it was last checked; %s", n, advice)}
+}
+
+// refuses tries whether a suspected ext4 takes changes, for the kernels that do not
+// show it.
+func refuses(l loop.Info, mounts []mount.Info) bool {
+	root, err := openMount(l, mounts)
+	if err != nil || root == nil {
+		return false
+	}
+	defer root.Close()
+	return filesystem.Writable(root) != nil
+}
+
+// isDead says whether an error is one that a filesystem which has shut itself down
+// answers with.
+func isDead(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESHUTDOWN) || errors.Is(err, unix.EUCLEAN)
+}
+
+// openMount opens the root of a filesystem through one of its mounts, one that can
+// be written through if there is one; nil if none is in sight any more.
+func openMount(l loop.Info, mounts []mount.Info) (*os.File, error) {
+	var failed error
+	for _, wantReadOnly := range []bool{false, true} {
+		for _, m := range mounts {
+			if m.Root != "/" || m.ReadOnly() != wantReadOnly {
+				continue
+			}
+			f, err := os.Open(m.Path)
+			if err != nil {
+				failed = err
+				continue
+			}
+			if onDevice(f, l) {
+				return f, nil
+			}
+			f.Close()
+		}
+	}
+	return nil, failed
+}
