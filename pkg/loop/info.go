@@ -114,6 +114,10 @@ func tagOf(status *unix.LoopInfo64) string {
 // each for an instant, for reading; one that vanishes meanwhile is left out, and one
 // that is there and cannot be opened is an error. A device that somebody lets go of
 // in that instant goes when List has looked.
+//
+// A device on a file whose filesystem has failed (an XFS that shut itself down)
+// tells nothing of itself but EIO, and is left out: nothing is written through it
+// any more, and it must not keep the others from being found.
 func List() ([]Info, error) {
 	return list(func(string) bool { return true })
 }
@@ -133,7 +137,7 @@ func list(wanted func(tag string) bool) ([]Info, error) {
 	var infos []Info
 	for _, index := range indices {
 		info, ok, err := look(index, wanted)
-		if errors.Is(err, volume.ErrNotFound) || err != nil && !isAttached(index) {
+		if err != nil && !counts(index, err) {
 			continue
 		}
 		if err != nil {
@@ -144,6 +148,12 @@ func list(wanted func(tag string) bool) ([]Info, error) {
 		}
 	}
 	return infos, nil
+}
+
+// counts says whether an error of looking at a device is one of the search: not if
+// the device is gone, nor if the filesystem of its backing file has failed.
+func counts(index int, err error) bool {
+	return !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, unix.EIO) && isAttached(index)
 }
 
 func look(index int, wanted func(tag string) bool) (info Info, ok bool, err error) {
@@ -166,26 +176,46 @@ func look(index int, wanted func(tag string) bool) (info Info, ok bool, err erro
 // attachedIndices reads sysfs, where only an attached device has a directory
 // "loop", so that devices nobody uses are never opened.
 func attachedIndices() ([]int, error) {
-	entries, err := os.ReadDir("/sys/block")
+	dir, err := os.Open(sysBlock)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	indices, err := loopIndices(dir)
+	if err != nil {
+		return nil, err
+	}
+	indices = slices.DeleteFunc(indices, func(i int) bool { return !isAttachedIn(dir, i) })
+	slices.Sort(indices)
+	return indices, nil
+}
+
+// sysBlock is what the links in /sys/block lead to, for devices that stand for no
+// hardware: one step less for each of a thousand devices.
+const sysBlock = "/sys/devices/virtual/block"
+
+// loopIndices are all loop devices, attached or not. dir is sysBlock.
+func loopIndices(dir *os.File) ([]int, error) {
+	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return nil, err
 	}
 	var indices []int
-	for _, e := range entries {
-		digits, ok := strings.CutPrefix(e.Name(), "loop")
+	for _, name := range names {
+		digits, ok := strings.CutPrefix(name, "loop")
 		if !ok {
 			continue
 		}
-		index, err := strconv.Atoi(digits)
-		if err != nil {
-			continue
-		}
-		if isAttached(index) {
+		if index, err := strconv.Atoi(digits); err == nil {
 			indices = append(indices, index)
 		}
 	}
-	slices.Sort(indices)
 	return indices, nil
+}
+
+func isAttachedIn(dir *os.File, index int) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(int(dir.Fd()), "loop"+strconv.Itoa(index)+"/loop", &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
 func isAttached(index int) bool {

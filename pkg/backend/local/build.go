@@ -148,25 +148,37 @@ func (p *pool) existing(id volume.ID) (o object, ok bool, err error) {
 // loadObject reads an object from its final place. It is fs.ErrNotExist if there
 // is nothing there, ErrDataLoss if it is not whole.
 func (p *pool) loadObject(id volume.ID) (object, error) {
-	dir := objectDir(id)
-	if _, err := p.root.Lstat(dir); err != nil {
+	name := objectDir(id)
+	dir, err := p.openObject(name)
+	if err != nil {
 		return object{}, fmt.Errorf("look for %s: %w", id, err)
 	}
-	r, previous, err := readRecord(p.root, dir, id)
+	defer dir.Close()
+	return p.loadFrom(dir, name, id)
+}
+
+// errNoRecord is a directory without any record: not an object.
+var errNoRecord = errors.New("no record")
+
+// loadFrom reads an object from its open directory: a start does it for each, so it
+// asks the kernel no more often than it must.
+func (p *pool) loadFrom(dir *os.File, name string, id volume.ID) (object, error) {
+	r, previous, err := readRecord(dir, id)
 	if errors.Is(err, fs.ErrNotExist) {
-		return object{}, fmt.Errorf("%w: %s has no record", volume.ErrDataLoss, dir)
+		return object{}, fmt.Errorf("%w: %s has %w", volume.ErrDataLoss, name, errNoRecord)
 	}
 	if err != nil {
 		return object{}, err
 	}
-	st, err := p.root.Lstat(dir + "/" + dataDir + "/" + imageFile)
+	var st unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), dataDir+"/"+imageFile, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
-		return object{}, fmt.Errorf("%w: %s has a record but no image", volume.ErrDataLoss, dir)
+		return object{}, fmt.Errorf("%w: %s has a record but no image", volume.ErrDataLoss, name)
 	}
 	if err != nil {
 		return object{}, fmt.Errorf("look at the image of %s: %w", id, err)
 	}
-	size := volume.Bytes(st.Size())
+	size := volume.Bytes(st.Size)
 	if previous && size > r.Size {
 		// The current record is damaged and may have acknowledged this size.
 		r.Size = size / volume.Alignment * volume.Alignment
@@ -175,20 +187,11 @@ func (p *pool) loadObject(id volume.ID) (object, error) {
 	if size < r.Size {
 		damage = cutShort(id, size, r.Size)
 	}
-	copied, err := p.copiedData(dir)
-	if err != nil {
-		return object{}, err
+	o := object{record: r, dir: name, damage: damage}
+	if id.Kind() == volume.KindVolume { // nothing overwrites a snapshot
+		o.copied, err = p.store.copied(dir)
 	}
-	return object{record: r, dir: dir, copied: copied, damage: damage}, nil
-}
-
-func (p *pool) copiedData(name string) (bool, error) {
-	dir, err := p.openObject(name)
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	return p.store.copied(dir)
+	return o, err
 }
 
 // discardStaging removes what an earlier try of the same object left. It never

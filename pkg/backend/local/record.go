@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -135,17 +137,31 @@ func writeRecord(root *os.Root, dir string, r record) error {
 	return durable.WriteFile(root, name, data)
 }
 
-// readRecord reads the record of the object in dir. If the current generation is
-// missing or damaged, the one before it counts: what differs is only the size,
-// which the caller compares with the image.
-func readRecord(root *os.Root, dir string, id volume.ID) (r record, previous bool, err error) {
-	name := path.Join(dir, recordFile(id.Kind()))
-	r, _, err = readRecordFile(root, name, id)
+// readRecord reads the record of the object whose directory is open. If the current
+// generation is missing or damaged, the one before it counts: what differs is only
+// the size, which the caller compares with the image. It is fs.ErrNotExist if there
+// is neither.
+func readRecord(dir *os.File, id volume.ID) (r record, previous bool, err error) {
+	read := func(name string) (record, error) {
+		f, err := openAt(dir, name, unix.O_RDONLY)
+		if err != nil {
+			return record{}, fmt.Errorf("open record of %s: %w", id, err)
+		}
+		defer f.Close()
+		r, _, err := readRecordFrom(f, id)
+		return r, err
+	}
+	name := recordFile(id.Kind())
+	r, err = read(name)
 	if err == nil {
 		return r, false, nil
 	}
-	if old, _, perr := readRecordFile(root, name+previousSuffix, id); perr == nil {
+	old, perr := read(name + previousSuffix)
+	switch {
+	case perr == nil:
 		return old, true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		err = perr // there is one, although it cannot be read
 	}
 	return record{}, false, err
 }
@@ -156,6 +172,10 @@ func readRecordFile(root *os.Root, name string, id volume.ID) (record, uint64, e
 		return record{}, 0, fmt.Errorf("open record of %s: %w", id, err)
 	}
 	defer f.Close()
+	return readRecordFrom(f, id)
+}
+
+func readRecordFrom(f *os.File, id volume.ID) (record, uint64, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err != nil {
 		return record{}, 0, fmt.Errorf("read record of %s: %w", id, err)

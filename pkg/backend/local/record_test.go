@@ -3,6 +3,7 @@ package local
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path"
 	"testing"
@@ -83,7 +84,15 @@ func TestADamagedRecordFallsBackToThePreviousGeneration(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
+	dir, err := root.Open(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
 	r := sampleRecord("a")
+	if _, _, err := readRecord(dir, r.ID); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("nothing was written, and it is read: %v", err)
+	}
 	if err := writeRecord(root, ".", r); err != nil {
 		t.Fatal(err)
 	}
@@ -92,30 +101,36 @@ func TestADamagedRecordFallsBackToThePreviousGeneration(t *testing.T) {
 	if err := writeRecord(root, ".", larger); err != nil {
 		t.Fatal(err)
 	}
-	if got, previous, err := readRecord(root, ".", r.ID); err != nil || previous || got.Size != larger.Size {
+	if got, previous, err := readRecord(dir, r.ID); err != nil || previous || got.Size != larger.Size {
 		t.Fatalf("%v, %v, %v", got.Size, previous, err)
 	}
 	name := path.Join(".", recordFile(volume.KindVolume))
 	if err := root.WriteFile(name, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, previous, err := readRecord(root, ".", r.ID); err != nil || !previous || got.Size != r.Size {
+	if got, previous, err := readRecord(dir, r.ID); err != nil || !previous || got.Size != r.Size {
 		t.Fatalf("damaged: %v, %v, %v", got.Size, previous, err)
 	}
 	if err := writeRecord(root, ".", larger); err != nil {
 		t.Fatalf("write over a damaged record: %v", err)
 	}
-	if got, previous, err := readRecord(root, ".", r.ID); err != nil || previous || got.Size != larger.Size {
+	if got, previous, err := readRecord(dir, r.ID); err != nil || previous || got.Size != larger.Size {
 		t.Fatalf("rewritten: %v, %v, %v", got.Size, previous, err)
 	}
 	if err := root.Remove(name); err != nil { // a crash between the two renames
 		t.Fatal(err)
 	}
-	if got, previous, err := readRecord(root, ".", r.ID); err != nil || !previous || got.Size != r.Size {
+	if got, previous, err := readRecord(dir, r.ID); err != nil || !previous || got.Size != r.Size {
 		t.Fatalf("missing: %v, %v, %v", got.Size, previous, err)
 	}
 	if err := writeRecord(root, ".", larger); err != nil {
 		t.Fatalf("write after the fallback: %v", err)
+	}
+	if err := errors.Join(root.Remove(name), root.WriteFile(name+previousSuffix, []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readRecord(dir, r.ID); !errors.Is(err, volume.ErrDataLoss) {
+		t.Fatalf("nothing but a damaged one is left: %v", err)
 	}
 }
 

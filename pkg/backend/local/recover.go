@@ -1,10 +1,12 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -44,20 +46,38 @@ func (p *pool) emptyStaging() error {
 	return nil
 }
 
+// loaders is how many objects are read at once: with cold caches a start waits for
+// the disk most of the time.
+const loaders = 16
+
+// loadIndex reads all objects of a kind. The first error, in no order, ends it.
 func (p *pool) loadIndex(ctx context.Context, dir string, kind volume.Kind) error {
 	entries, err := fs.ReadDir(p.root.FS(), dir)
 	if err != nil {
 		return fmt.Errorf("list %s: %w", dir, err)
 	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := p.loadEntry(dir, e.Name(), kind); err != nil {
-			return err
-		}
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	names := make(chan string)
+	var group sync.WaitGroup
+	for range loaders {
+		group.Go(func() {
+			for name := range names {
+				if err := p.loadEntry(dir, name, kind); err != nil {
+					fail(err)
+				}
+			}
+		})
 	}
-	return nil
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			break
+		}
+		names <- e.Name()
+	}
+	close(names)
+	group.Wait()
+	return context.Cause(ctx)
 }
 
 // loadEntry puts one directory into the index. A directory without a record of
@@ -68,19 +88,18 @@ func (p *pool) loadEntry(dir, name string, kind volume.Kind) error {
 	if err != nil || id.Pool() != p.id {
 		return p.quarantine(dir, name)
 	}
-	if _, err := p.root.Lstat(dir + "/" + name + "/" + recordFile(kind)); errors.Is(err, fs.ErrNotExist) {
-		if _, err := p.root.Lstat(dir + "/" + name + "/" + recordFile(kind) + previousSuffix); errors.Is(err, fs.ErrNotExist) {
-			return p.quarantine(dir, name)
-		}
-	}
 	o, err := p.loadObject(id)
+	if errors.Is(err, errNoRecord) {
+		return p.quarantine(dir, name)
+	}
+	if why := cmp.Or(err, o.damage); why != nil {
+		p.backend.notice(ObjectDamaged, "pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, why)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err != nil {
-		p.backend.notice(ObjectDamaged, "pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, err)
 		p.rotten[id] = err
 		return nil
-	}
-	if o.damage != nil {
-		p.backend.notice(ObjectDamaged, "pool %s: %s/%s is damaged and not served: %v", p.name, dir, name, o.damage)
 	}
 	p.objects[id] = &o
 	return nil
