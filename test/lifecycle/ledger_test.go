@@ -57,19 +57,25 @@ func TestThePromiseIsKeptForEver(t *testing.T) {
 		t.Errorf("that was not at the limit of admission")
 	}
 	s.limit()
+	for made := true; made; {
+		made, err = l.makeRoom()
+		s.must(err)
+	}
 	s.clear()
 }
 
 // churnSize is how much of each volume is rewritten in each round.
 const churnSize = 48 * volume.MiB
 
-// ledgerLoop counts what was done and what was refused.
+// ledgerLoop counts what was done and what was refused, and knows the volumes of
+// the crowd.
 type ledgerLoop struct {
 	*site
 	rounds int
 
 	mu                                                           sync.Mutex
 	snapshots, snapshotsRefused, creates, createsRefused, clones int
+	full                                                         []*pod
 }
 
 // count counts a call, and passes on only what is no refusal.
@@ -108,8 +114,7 @@ func (l *ledgerLoop) newChurner(claim orchestrator.Claim, seed uint64) *churner 
 
 func (c *churner) churn(ctx context.Context) error {
 	for round := range c.loop.rounds {
-		snap, err := c.driver.Snapshot(ctx, numbered(c.claim.Name, round), c.id)
-		taken, err := c.loop.count(err, &c.loop.snapshots, &c.loop.snapshotsRefused)
+		snap, err := c.snapshotAtLast(ctx, round)
 		if err != nil {
 			return fmt.Errorf("snapshot of %s: %w", c.claim.Name, err)
 		}
@@ -117,9 +122,9 @@ func (c *churner) churn(ctx context.Context) error {
 		if err := c.blocks.Rewrite(func(i int) bool { return i%64 == pin }); err != nil {
 			return fmt.Errorf("round %d: a promise was broken: %w", round, err)
 		}
-		c.t.Logf("%s: round %d done, with a snapshot: %v", c.claim.Name, round, taken)
-		if taken {
-			if err := c.driver.DeleteSnapshot(ctx, snap.GetSnapshotId()); err != nil {
+		c.t.Logf("%s: round %d done, with a snapshot: %v", c.claim.Name, round, snap != "")
+		if snap != "" {
+			if err := c.driver.DeleteSnapshot(ctx, snap); err != nil {
 				return err
 			}
 		}
@@ -127,41 +132,83 @@ func (c *churner) churn(ctx context.Context) error {
 	return c.blocks.Verify()
 }
 
-// crowd makes volumes, and clones of them, fills them and deletes them again, as
-// fast as it can until ctx ends.
-func (l *ledgerLoop) crowd(ctx context.Context, who int) error {
-	for i := 0; ctx.Err() == nil; i++ {
-		claim := sized(block(fmt.Sprintf("crowd-%d-%d", who, i)), volume.Bytes(16+rand.IntN(64))*volume.MiB)
-		pods, err := l.crowdOne(claim)
-		for _, p := range pods {
-			err = errors.Join(err, p.leave())
+// snapshotAtLast has others make room until a snapshot is admitted; it is "" if
+// they have none to give.
+func (c *churner) snapshotAtLast(ctx context.Context, round int) (id string, err error) {
+	for {
+		snap, err := c.driver.Snapshot(ctx, numbered(c.claim.Name, round), c.id)
+		ok, err := c.loop.count(err, &c.loop.snapshots, &c.loop.snapshotsRefused)
+		if ok || err != nil {
+			return snap.GetSnapshotId(), err
 		}
+		if made, err := c.loop.makeRoom(); !made || err != nil {
+			return "", err
+		}
+	}
+}
+
+// crowd makes volumes, and clones of some, and fills them, until the pool is full
+// to the limit of admission, and again when there is room, until ctx ends.
+func (l *ledgerLoop) crowd(ctx context.Context, who int) error {
+	const largest, smallest = 64 * volume.MiB, 4 * volume.MiB
+	size := largest
+	for i := 0; ctx.Err() == nil; i++ {
+		made, err := l.crowdOne(sized(block(fmt.Sprintf("crowd-%d-%d", who, i)), size))
 		if err != nil {
 			return err
+		}
+		switch {
+		case made:
+			size = largest
+		case size > smallest:
+			size /= 2
+		default:
+			time.Sleep(50 * time.Millisecond)
+			size = largest
 		}
 	}
 	return nil
 }
 
-// crowdOne fills a new volume and a clone of it.
-func (l *ledgerLoop) crowdOne(claim orchestrator.Claim) (pods []*pod, err error) {
+// crowdOne fills a new volume, and a clone of it, if they are admitted.
+func (l *ledgerLoop) crowdOne(claim orchestrator.Claim) (made bool, err error) {
 	v, err := l.driver.Create(l.ctx, claim)
-	ok, err := l.count(err, &l.creates, &l.createsRefused)
-	if !ok {
-		return nil, err
+	if made, err = l.count(err, &l.creates, &l.createsRefused); !made {
+		return false, err
 	}
 	p := &pod{site: l.site, name: "pod-" + claim.Name, id: v.GetVolumeId(), claim: claim}
-	pods = append(pods, p)
 	if err := p.use(1); err != nil {
-		return pods, err
+		return false, err
 	}
-	c, err := l.driver.Create(l.ctx, p.cloneOf(claim.Name+"-clone"))
-	ok, err = l.count(err, &l.clones, &l.createsRefused)
-	if !ok {
-		return pods, err
+	copied := p.cloneOf(claim.Name + "-clone")
+	v, err = l.driver.Create(l.ctx, copied)
+	cloned, err := l.count(err, &l.clones, &l.createsRefused)
+	if cloned {
+		clone := &pod{site: l.site, name: "pod-" + copied.Name, id: v.GetVolumeId(), claim: copied}
+		err = errors.Join(clone.use(2), p.use(3))
+		l.keep(clone)
 	}
-	clone := &pod{site: l.site, name: p.name + "-clone", id: c.GetVolumeId(), claim: p.cloneOf(claim.Name + "-clone")}
-	return append(pods, clone), errors.Join(clone.use(2), p.use(3))
+	l.keep(p)
+	return true, err
+}
+
+func (l *ledgerLoop) keep(p *pod) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full = append(l.full, p)
+}
+
+// makeRoom deletes a volume of the crowd, if it has one.
+func (l *ledgerLoop) makeRoom() (made bool, err error) {
+	l.mu.Lock()
+	if len(l.full) == 0 {
+		l.mu.Unlock()
+		return false, nil
+	}
+	p := l.full[0]
+	l.full = l.full[1:]
+	l.mu.Unlock()
+	return true, p.leave()
 }
 
 // use fills the volume with a pattern.
