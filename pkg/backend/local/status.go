@@ -131,6 +131,9 @@ func (b *Backend) inspect(ctx context.Context, r registration, extents bool, st 
 // openRegistered opens a registered pool to look at it: nothing is mounted, locked
 // or put right.
 func (b *Backend) openRegistered(r registration) (*pool, error) {
+	if uuid, err := filesystemAt(r.root()); r.Device && (err != nil || uuid != r.FSUUID) {
+		return nil, fmt.Errorf("%w: the disk with the filesystem %s is not mounted at %s: the driver mounts it when it is connected", volume.ErrUnavailable, r.FSUUID, r.Dir)
+	}
 	p, err := b.openDir(r.root(), r.Name)
 	if err != nil {
 		return nil, err
