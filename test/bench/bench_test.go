@@ -2,23 +2,96 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"sync"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/container-storage-interface/spec/lib/go/csi"
-
-	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/test/harness"
+	"github.com/holdfast-csi/holdfast/test/plot"
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
 func TestMain(m *testing.M) { roottest.Main(m) }
 
-const poolSize = 60 * volume.GiB
+// pools are the filesystems that a pool may be on.
+var pools = []string{"btrfs", "xfs"}
+
+// part is a section of the page. It has a pool of its own, so that one which
+// fails takes nothing from the others.
+type part struct {
+	title string
+	run   func(*run)
+}
+
+// parts are in the order of the page.
+func parts() []part {
+	var out []part
+	out = append(out, onPools("Data path", dataPath)...)
+	out = append(out, onPools("Copies against extents", copiesAgainstExtents)...)
+	out = append(out, onPools("Copies against size", copiesAgainstSize)...)
+	out = append(out, onPools("Calls", calls)...)
+	out = append(out, onPools("Online growth", growth)...)
+	return out
+}
+
+func onPools(title string, section func(*run, string)) []part {
+	var out []part
+	for _, p := range pools {
+		out = append(out, part{title + ", pool on " + p, func(r *run) { section(r, p) }})
+	}
+	return out
+}
+
+// run is a part that is being measured.
+type run struct {
+	*report
+	t     *testing.T
+	ctx   context.Context
+	quick bool // little of everything: to see that it works
+	page  *page
+	err   error // that ended it
+}
+
+// must ends the part if err is not nil; the page then has the error.
+func (r *run) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.err = err
+		r.t.Fatal(err)
+	}
+}
+
+// orQuick is full, or quick in a short run.
+func orQuick[T any](r *run, full, quick T) T {
+	if r.quick {
+		return quick
+	}
+	return full
+}
+
+// box is a machine with a pool image on a filesystem, and its driver.
+func (r *run) box(pool string, size volume.Bytes) (*harness.Box, *harness.Driver) {
+	r.t.Helper()
+	box := harness.NewBox(r.t, size)
+	if pool != "btrfs" {
+		box.Flags = append(box.Flags, "--pool-filesystem="+pool)
+	}
+	return box, box.Start()
+}
+
+// draw writes a plot beside the page and shows it there. alt says what it shows.
+func (r *run) draw(name, alt string, chart plot.Chart) {
+	r.t.Helper()
+	dir := filepath.Join(filepath.Dir(r.page.path), "plots")
+	r.must(os.MkdirAll(dir, 0o755))
+	r.must(os.WriteFile(filepath.Join(dir, name+".svg"), chart.SVG(), 0o644))
+	r.line("")
+	r.line("![%s](plots/%s.svg)", alt, name)
+}
 
 // TestBenchmarks measures and writes the page.
 func TestBenchmarks(t *testing.T) {
@@ -26,161 +99,35 @@ func TestBenchmarks(t *testing.T) {
 	if path == "" {
 		t.Skip("benchmarks: HOLDFAST_BENCH names no file to write; run make bench")
 	}
-	box := harness.NewBox(t, poolSize)
-	driver := box.Start()
-	var r report
-	r.header()
-	calls(t, driver, &r)
-	snapshots(t, box, driver, &r)
-	growth(t, driver, &r)
-	r.writeAims()
-	driver.Stop()
-	if err := os.WriteFile(path, r.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
+	roottest.Require(t)
+	quick := os.Getenv("HOLDFAST_BENCH_QUICK") != ""
+	all := parts()
+	if only := os.Getenv("HOLDFAST_BENCH_ONLY"); only != "" {
+		all = slices.DeleteFunc(all, func(p part) bool { return !strings.Contains(p.title, only) })
 	}
-}
-
-// lifecycle makes one volume after another and times each call of their lives.
-type lifecycle struct {
-	driver *harness.Driver
-	prefix string
-	claim  orchestrator.Claim
-
-	mu    sync.Mutex
-	order []string
-	times map[string]samples
-}
-
-func (l *lifecycle) time(what string, fn func() error) error {
-	start := time.Now()
-	err := fn()
-	took := time.Since(start)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.times[what]; !ok {
-		l.order = append(l.order, what)
+	begin := time.Now()
+	out := &page{path: path, quick: quick, begin: begin}
+	for _, p := range all {
+		out.pending = append(out.pending, p.title)
 	}
-	l.times[what] = append(l.times[what], took)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
-}
-
-// run takes volume number i through its life. Copies are made of a volume that
-// is mounted and has been written to.
-func (l *lifecycle) run(ctx context.Context, i int) error {
-	d, claim := l.driver, l.claim
-	claim.Name = fmt.Sprintf("%s-%d", l.prefix, i)
-	restored := claim
-	restored.Name += "-restored"
-	cloned := claim
-	cloned.Name += "-cloned"
-	pod := claim.Name
-	var id, snap, target, other, third string
-	steps := []struct {
-		what string
-		do   func() error
-	}{
-		{"CreateVolume, " + l.kind(), func() error { v, err := d.Create(ctx, claim); id = v.GetVolumeId(); return err }},
-		{"NodeStageVolume", func() error { return d.Stage(ctx, id, claim) }},
-		{"NodePublishVolume", func() (err error) { target, err = d.Publish(ctx, id, pod, claim, false); return err }},
-		{"NodePublishVolume, repeated", func() error { _, err := d.Publish(ctx, id, pod, claim, false); return err }},
-		{"", func() error { return touch(target, claim.Block) }},
-		{"NodeGetVolumeStats", func() error {
-			_, err := d.Node.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: id, VolumePath: target})
-			return err
-		}},
-		{"CreateSnapshot, attached and written", func() error { s, err := d.Snapshot(ctx, claim.Name, id); snap = s.GetSnapshotId(); return err }},
-		{"CreateVolume from a snapshot", func() error {
-			restored.Snapshot = snap
-			v, err := d.Create(ctx, restored)
-			other = v.GetVolumeId()
-			return err
-		}},
-		{"CreateVolume from a volume, attached", func() error {
-			cloned.Volume = id
-			v, err := d.Create(ctx, cloned)
-			third = v.GetVolumeId()
-			return err
-		}},
-		{"ListVolumes", func() error {
-			_, err := d.Controller.ListVolumes(ctx, &csi.ListVolumesRequest{MaxEntries: 100})
-			return err
-		}},
-		{"GetCapacity", func() error { _, err := d.Controller.GetCapacity(ctx, &csi.GetCapacityRequest{}); return err }},
-		{"NodeUnpublishVolume", func() error { return d.Unpublish(ctx, id, pod, claim) }},
-		{"NodeUnstageVolume", func() error { return d.Unstage(ctx, id) }},
-		{"DeleteSnapshot", func() error { return d.DeleteSnapshot(ctx, snap) }},
-		{"DeleteVolume", func() error { return d.Delete(ctx, id) }},
-		{"", func() error { return d.Delete(ctx, other) }},
-		{"", func() error { return d.Delete(ctx, third) }},
-	}
-	for _, s := range steps {
-		if s.what == "" {
-			if err := s.do(); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := l.time(s.what, s.do); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l *lifecycle) kind() string {
-	if l.claim.Block {
-		return "block"
-	}
-	return string(l.claim.FSType)
-}
-
-// calls measures each RPC alone and with many callers.
-func calls(t *testing.T, d *harness.Driver, r *report) {
-	const (
-		alone   = 30
-		callers = 32
-	)
-	for _, claim := range []orchestrator.Claim{
-		{Size: volume.GiB, FSType: volume.Ext4},
-		{Size: volume.GiB, FSType: volume.XFS},
-		{Size: volume.GiB, Block: true},
-	} {
-		one := &lifecycle{driver: d, prefix: "alone", claim: claim, times: map[string]samples{}}
-		for i := range alone {
-			if err := one.run(t.Context(), i); err != nil {
-				t.Fatal(err)
-			}
-		}
-		many := &lifecycle{driver: d, prefix: "many", claim: claim, times: map[string]samples{}}
-		many.claim.Size = 300 * volume.MiB // 96 volumes at a time fit into the pool
-		var group sync.WaitGroup
-		for i := range callers {
-			group.Go(func() {
-				if err := many.run(t.Context(), i); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		group.Wait()
-		if t.Failed() {
-			t.FailNow()
-		}
-		r.line("")
-		r.line("## Calls, %s volumes", one.kind())
-		r.line("")
-		r.line("Volumes of 1 GiB, one after another (%d), and of 300 MiB by %d callers at once, each on its own volume.", alone, callers)
-		r.table("call", "p50", "p95", fmt.Sprintf("p50, %d callers", callers), fmt.Sprintf("p95, %d callers", callers))
-		if claim.FSType == volume.Ext4 {
-			r.aim("CreateVolume, ext4, 1 GiB, durable", 60*time.Millisecond, one.times["CreateVolume, ext4"])
-		}
-		r.aim("CreateVolume from a snapshot, "+one.kind(), 60*time.Millisecond, one.times["CreateVolume from a snapshot"])
-		r.aim("CreateVolume from a volume, attached, "+one.kind(), 60*time.Millisecond, one.times["CreateVolume from a volume, attached"])
-		for _, what := range one.order {
-			a, m := one.times[what], many.times[what]
-			r.row(what, ms(a.percentile(50)), ms(a.percentile(95)), ms(m.percentile(50)), ms(m.percentile(95)))
+	for _, p := range all {
+		section := &report{}
+		out.sections = append(out.sections, section)
+		section.line("")
+		section.line("## %s", p.title)
+		start := time.Now()
+		ok := t.Run(p.title, func(t *testing.T) {
+			r := &run{report: section, t: t, ctx: t.Context(), quick: quick, page: out}
+			defer func() { section.failure = r.err }()
+			p.run(r)
+		})
+		section.failed = !ok
+		section.title = p.title
+		out.pending = out.pending[1:]
+		t.Logf("%s: %s", p.title, time.Since(start).Round(time.Second))
+		// What was measured stays, whatever becomes of the next part.
+		if err := out.write(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -1,0 +1,85 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// machine describes where this runs, a line each.
+func machine() []string {
+	return []string{
+		fmt.Sprintf("machine: %s, %d cores, %s of memory", cpuModel(), runtime.NumCPU(), memory()),
+		"kernel: Linux " + firstLine("/proc/sys/kernel/osrelease"),
+		"disk: " + disk(),
+	}
+}
+
+func firstLine(path string) string {
+	out, err := os.ReadFile(path)
+	if err != nil {
+		return "unknown"
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line)
+}
+
+func cpuModel() string {
+	out, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown processor"
+	}
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.TrimSpace(strings.TrimLeft(name, "\t :"))
+		}
+	}
+	return "unknown processor"
+}
+
+func memory() string {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return "unknown size"
+	}
+	return fmt.Sprintf("%.0f GiB", float64(info.Totalram)*float64(info.Unit)/(1<<30))
+}
+
+// disk is what the pools lie on.
+func disk() string {
+	var st unix.Stat_t
+	if err := unix.Stat(os.TempDir(), &st); err != nil {
+		return "unknown"
+	}
+	out, err := exec.Command("stat", "--file-system", "--format=%T", os.TempDir()).Output()
+	if err != nil {
+		out = []byte("filesystem")
+	}
+	link, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))))
+	if err != nil {
+		return strings.TrimSpace(string(out))
+	}
+	// A partition has its disk above it.
+	if _, err := os.Stat(filepath.Join(link, "queue")); err != nil {
+		link = filepath.Dir(link)
+	}
+	kind := map[string]string{"0": "no spinning disk", "1": "a spinning disk or one that does not say"}[firstLine(filepath.Join(link, "queue/rotational"))]
+	name := filepath.Base(link)
+	if strings.HasPrefix(name, "vd") {
+		kind = "virtual (virtio), " + kind
+	}
+	return fmt.Sprintf("%s, %s, with %s", name, kind, strings.TrimSpace(string(out)))
+}
+
+func revision() string {
+	out, err := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
