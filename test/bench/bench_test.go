@@ -48,7 +48,7 @@ func onPools(title string, section func(*run, string)) []part {
 
 // run is a part that is being measured.
 type run struct {
-	*report
+	*section
 	t     *testing.T
 	ctx   context.Context
 	quick bool // little of everything: to see that it works
@@ -89,8 +89,8 @@ func (r *run) draw(name, alt string, chart plot.Chart) {
 	dir := filepath.Join(filepath.Dir(r.page.path), "plots")
 	r.must(os.MkdirAll(dir, 0o755))
 	r.must(os.WriteFile(filepath.Join(dir, name+".svg"), chart.SVG(), 0o644))
-	r.line("")
-	r.line("![%s](plots/%s.svg)", alt, name)
+	r.Line("")
+	r.Line("![%s](plots/%s.svg)", alt, name)
 }
 
 // TestBenchmarks measures and writes the page.
@@ -111,18 +111,17 @@ func TestBenchmarks(t *testing.T) {
 		out.pending = append(out.pending, p.title)
 	}
 	for _, p := range all {
-		section := &report{}
-		out.sections = append(out.sections, section)
-		section.line("")
-		section.line("## %s", p.title)
+		part := &section{}
+		out.sections = append(out.sections, part)
+		part.Line("")
+		part.Line("## %s", p.title)
 		start := time.Now()
 		ok := t.Run(p.title, func(t *testing.T) {
-			r := &run{report: section, t: t, ctx: t.Context(), quick: quick, page: out}
-			defer func() { section.failure = r.err }()
+			r := &run{section: part, t: t, ctx: t.Context(), quick: quick, page: out}
+			defer func() { part.failure = r.err }()
 			p.run(r)
 		})
-		section.failed = !ok
-		section.title = p.title
+		part.failed = !ok
 		out.pending = out.pending[1:]
 		t.Logf("%s: %s", p.title, time.Since(start).Round(time.Second))
 		// What was measured stays, whatever becomes of the next part.

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/figures"
 	"github.com/holdfast-csi/holdfast/test/harness"
 )
 
@@ -24,7 +25,7 @@ type lifecycle struct {
 
 	mu    sync.Mutex
 	order []string
-	times map[string]samples
+	times map[string]figures.Samples
 }
 
 func (l *lifecycle) time(what string, fn func() error) error {
@@ -131,11 +132,11 @@ func calls(r *run, pool string) {
 		{Size: volume.GiB, FSType: volume.XFS},
 		{Size: volume.GiB, Block: true},
 	} {
-		one := &lifecycle{driver: d, prefix: "alone", claim: claim, times: map[string]samples{}}
+		one := &lifecycle{driver: d, prefix: "alone", claim: claim, times: map[string]figures.Samples{}}
 		for i := range alone {
 			r.must(one.run(r.ctx, i))
 		}
-		many := &lifecycle{driver: d, prefix: "many", claim: claim, times: map[string]samples{}}
+		many := &lifecycle{driver: d, prefix: "many", claim: claim, times: map[string]figures.Samples{}}
 		many.claim.Size = 300 * volume.MiB // 96 volumes at a time fit into the pool
 		var group sync.WaitGroup
 		failures := make([]error, callers)
@@ -144,12 +145,12 @@ func calls(r *run, pool string) {
 		}
 		group.Wait()
 		r.must(errors.Join(failures...))
-		r.line("")
-		r.line("### %s volumes, pool on %s", one.kind(), pool)
-		r.line("")
-		r.line("Volumes of 1 GiB, one after another (%d), and of 300 MiB by %d callers at once, each on its own volume, who share the", alone, callers)
-		r.line("machine's cores and the pool's commits.")
-		r.table("call", "p50", "p95", fmt.Sprintf("p50, %d callers", callers), fmt.Sprintf("p95, %d callers", callers))
+		r.Line("")
+		r.Line("### %s volumes, pool on %s", one.kind(), pool)
+		r.Line("")
+		r.Line("Volumes of 1 GiB, one after another (%d), and of 300 MiB by %d callers at once, each on its own volume, who share the", alone, callers)
+		r.Line("machine's cores and the pool's commits.")
+		r.Table("call", "p50", "p95", fmt.Sprintf("p50, %d callers", callers), fmt.Sprintf("p95, %d callers", callers))
 		if claim.FSType == volume.Ext4 {
 			r.aimTime("CreateVolume, ext4, 1 GiB, durable, "+pool, 60*time.Millisecond, one.times["CreateVolume, ext4"])
 		}
@@ -157,7 +158,7 @@ func calls(r *run, pool string) {
 		r.aimTime("CreateVolume from a volume, attached, "+one.kind()+", "+pool, 60*time.Millisecond, one.times["CreateVolume from a volume, attached"])
 		for _, what := range one.order {
 			a, m := one.times[what], many.times[what]
-			r.row(what, ms(a.percentile(50)), ms(a.percentile(95)), ms(m.percentile(50)), ms(m.percentile(95)))
+			r.Row(what, ms(a.Median()), ms(a.Percentile(95)), ms(m.Median()), ms(m.Percentile(95)))
 		}
 	}
 	d.Stop()

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/figures"
 	"github.com/holdfast-csi/holdfast/test/harness"
 	"github.com/holdfast-csi/holdfast/test/plot"
 )
@@ -24,18 +25,18 @@ const blockSize = 4096
 
 // copyTimes are the times of the copies of one volume in one state.
 type copyTimes struct {
-	snapshot, restore, clone, deleteSnapshot, deleteVolume samples
-	stall, cloneStall                                      samples // of the writer, at each snapshot and clone
+	snapshot, restore, clone, deleteSnapshot, deleteVolume figures.Samples
+	stall, cloneStall                                      figures.Samples // of the writer, at each snapshot and clone
 }
 
 // operations are the columns of a table and the lines of a plot.
 func (c *copyTimes) operations() []struct {
 	name  string
-	times samples
+	times figures.Samples
 } {
 	return []struct {
 		name  string
-		times samples
+		times figures.Samples
 	}{
 		{"snapshot", c.snapshot}, {"restore", c.restore}, {"clone", c.clone},
 		{"delete snapshot", c.deleteSnapshot}, {"delete volume", c.deleteVolume}, {"stall of the writer", c.stall},
@@ -48,14 +49,14 @@ func (c *copyTimes) operations() []struct {
 func measureCopies(r *run, d *harness.Driver, id string, claim orchestrator.Claim, j *workload.Journal, rounds int, limit time.Duration) *copyTimes {
 	r.t.Helper()
 	c := &copyTimes{}
-	timed := func(to *samples, do func() error) {
+	timed := func(to *figures.Samples, do func() error) {
 		r.t.Helper()
 		start := time.Now()
 		err := do()
 		*to = append(*to, time.Since(start))
 		r.must(err)
 	}
-	stalled := func(to *samples, do func()) {
+	stalled := func(to *figures.Samples, do func()) {
 		r.t.Helper()
 		if j == nil {
 			do()
@@ -138,13 +139,13 @@ func copiesAgainstExtents(r *run, pool string) {
 	done := 0
 	var counts []uint32
 	var all []*copyTimes
-	r.line("")
-	r.line("An xfs volume of %s with a file of %s, mounted, while a writer appends 4 KiB records and syncs each. The image is", claim.Size, fileSize)
-	r.line("fragmented by overwriting random 4 KiB blocks of the file after a snapshot. Up to %d rounds in each state, of snapshot,", rounds)
-	r.line("restore, clone of the live volume, and deletion of all three: p50 / p95 / max. The freeze is included in snapshot and clone;")
-	r.line("the stall is the longest gap between two synced records around each snapshot. A full copy is `cp --sparse=always` and fsync,")
-	r.line("what a driver without copy-on-write would do at least.")
-	r.table("extents", "snapshot", "restore", "clone", "delete snapshot", "delete volume", "stall of the writer", "full copy")
+	r.Line("")
+	r.Line("An xfs volume of %s with a file of %s, mounted, while a writer appends 4 KiB records and syncs each. The image is", claim.Size, fileSize)
+	r.Line("fragmented by overwriting random 4 KiB blocks of the file after a snapshot. Up to %d rounds in each state, of snapshot,", rounds)
+	r.Line("restore, clone of the live volume, and deletion of all three: p50 / p95 / max. The freeze is included in snapshot and clone;")
+	r.Line("the stall is the longest gap between two synced records around each snapshot. A full copy is `cp --sparse=always` and fsync,")
+	r.Line("what a driver without copy-on-write would do at least.")
+	r.Table("extents", "snapshot", "restore", "clone", "delete snapshot", "delete volume", "stall of the writer", "full copy")
 	targets := orQuick(r, []int{0, 1e3, 1e4, 1e5, 3e5}, []int{0, 1e3})
 	for i, want := range targets {
 		next := min(overwritesFor(want, blocks), blocks)
@@ -162,10 +163,10 @@ func copiesAgainstExtents(r *run, pool string) {
 			r.must(err)
 			full = ms(took)
 		}
-		r.row(fmt.Sprint(count), c.snapshot.three(), c.restore.three(), c.clone.three(), c.deleteSnapshot.three(), c.deleteVolume.three(), c.stall.three(), full)
+		r.Row(fmt.Sprint(count), three(c.snapshot), three(c.restore), three(c.clone), three(c.deleteSnapshot), three(c.deleteVolume), three(c.stall), full)
 		r.aimTime(fmt.Sprintf("snapshot, %d extents, %s", count, pool), 100*time.Millisecond, c.snapshot)
 		r.aimTime(fmt.Sprintf("restore, %d extents, %s", count, pool), 60*time.Millisecond, c.restore)
-		r.aimLongest(fmt.Sprintf("longest stall of a writer, %d extents, %s", count, pool), 150*time.Millisecond, c.stall.max())
+		r.aimLongest(fmt.Sprintf("longest stall of a writer, %d extents, %s", count, pool), 150*time.Millisecond, c.stall.Max())
 		counts, all = append(counts, count), append(all, c)
 	}
 	chart := plot.Chart{
@@ -190,7 +191,7 @@ func copiesAgainstExtents(r *run, pool string) {
 func (c *copyTimes) point(operation int, x float64) plot.Point {
 	inMS := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	s := c.operations()[operation].times
-	return plot.Point{X: x, Y: inMS(s.percentile(50)), Low: inMS(s.percentile(50)), High: inMS(s.max())}
+	return plot.Point{X: x, Y: inMS(s.Median()), Low: inMS(s.Median()), High: inMS(s.Max())}
 }
 
 // overwritesFor is how many of n blocks must be overwritten, each at most once,

@@ -166,15 +166,15 @@ func (p *pathBench) ratio(load, leg string, snapshots int) spread {
 // tell writes the table.
 func (p *pathBench) tell() {
 	l := p.loads
-	p.line("")
-	p.line("fio with libaio and direct I/O: %s and %s at depth %d for %s, %s and %s at depth %d for %s, each in a region of its own of",
+	p.Line("")
+	p.Line("fio with libaio and direct I/O: %s and %s at depth %d for %s, %s and %s at depth %d for %s, each in a region of its own of",
 		l[0].name, l[1].name, l[0].depth, l[0].runtime, l[2].name, l[3].name, l[2].depth, l[2].runtime)
-	p.line("%s that was filled before. Volume: files in ext4 in a volume, staged and published. Block: the device of a raw block", p.legs[0].region(true).size)
-	p.line("volume. Plain: files on the pool itself%s, with as many snapshots. %d rounds; in each round every load goes to one after", map[string]string{"btrfs": ", NOCOW, in a subvolume"}[p.pool], p.rounds)
-	p.line("the other, in alternating order, and the newest snapshot is taken anew before, so all data is shared when the round starts.")
-	p.line("Between two snapshots 4 MiB are overwritten in random 4 KiB blocks. A ratio is of the two rates in the same round: median")
-	p.line("(smallest to largest).")
-	p.table("load", "snapshots", "volume", "plain", "volume / plain", "block / plain", "p99 volume", "p99 plain")
+	p.Line("%s that was filled before. Volume: files in ext4 in a volume, staged and published. Block: the device of a raw block", p.legs[0].region(true).size)
+	p.Line("volume. Plain: files on the pool itself%s, with as many snapshots. %d rounds; in each round every load goes to one after", map[string]string{"btrfs": ", NOCOW, in a subvolume"}[p.pool], p.rounds)
+	p.Line("the other, in alternating order, and the newest snapshot is taken anew before, so all data is shared when the round starts.")
+	p.Line("Between two snapshots 4 MiB are overwritten in random 4 KiB blocks. A ratio is of the two rates in the same round: median")
+	p.Line("(smallest to largest).")
+	p.Table("load", "snapshots", "volume", "plain", "volume / plain", "block / plain", "p99 volume", "p99 plain")
 	for _, ld := range p.loads {
 		for _, n := range p.states {
 			name := func(leg string) string {
@@ -194,13 +194,10 @@ func (p *pathBench) tell() {
 			}
 			s := p.ratio(ld.name, "volume", n)
 			p.aimRatio(fmt.Sprintf("volume / plain file, %s, %d snapshots, %s", ld.name, n, p.pool), dataPathAim, s)
-			p.row(ld.name, fmt.Sprint(n), name("volume"), name("plain"), s.String(), block, latency("volume"), latency("plain"))
+			p.Row(ld.name, fmt.Sprint(n), name("volume"), name("plain"), s.String(), block, latency("volume"), latency("plain"))
 		}
 	}
 }
-
-// String is the middle with its range.
-func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f to %.2f)", s.middle, s.low, s.high) }
 
 func (p *pathBench) plots() {
 	var names []string
@@ -243,9 +240,9 @@ func (p *pathBench) plots() {
 		}
 	}
 	fall := slices.Max(p.states)
-	p.line("")
-	p.line("The lowest median ratio is %.2f. With %d snapshots random writes have %.2f of their rate without a snapshot in the volume, and", worst, fall, p.fall("volume", fall))
-	p.line("%.2f in the plain file: that is what copy-on-write costs on this pool while blocks are overwritten for the first time.", p.fall("plain", fall))
+	p.Line("")
+	p.Line("The lowest median ratio is %.2f. With %d snapshots random writes have %.2f of their rate without a snapshot in the volume, and", worst, fall, p.fall("volume", fall))
+	p.Line("%.2f in the plain file: that is what copy-on-write costs on this pool while blocks are overwritten for the first time.", p.fall("plain", fall))
 }
 
 // fall is the rate of random writes with n snapshots by that without.

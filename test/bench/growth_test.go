@@ -7,16 +7,17 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/figures"
 )
 
 // growth measures ControllerExpandVolume and NodeExpandVolume under a writer.
 func growth(r *run, pool string) {
 	_, d := r.box(pool, 20*volume.GiB)
 	rounds := orQuick(r, 10, 2)
-	r.line("")
-	r.line("Both calls together, %d times by 1 GiB each, while a writer appends 4 KiB records and syncs each (xfs), or the device", rounds)
-	r.line("is open (block). ext4 grows online only where the driver has CAP_SYS_RESOURCE, and is not measured here.")
-	r.table("volume", "p50 / p95 / max", "longest stall of the writer")
+	r.Line("")
+	r.Line("Both calls together, %d times by 1 GiB each, while a writer appends 4 KiB records and syncs each (xfs), or the device", rounds)
+	r.Line("is open (block). ext4 grows online only where the driver has CAP_SYS_RESOURCE, and is not measured here.")
+	r.Table("volume", "p50 / p95 / max", "longest stall of the writer")
 	for _, claim := range []orchestrator.Claim{
 		{Name: "growing-xfs", Size: 2 * volume.GiB, FSType: volume.XFS},
 		{Name: "growing-block", Size: 2 * volume.GiB, Block: true},
@@ -33,7 +34,7 @@ func growth(r *run, pool string) {
 			r.must(j.WaitAcked(100, time.Minute))
 			j.Stall()
 		}
-		var took samples
+		var took figures.Samples
 		for i := range rounds {
 			start := time.Now()
 			r.must(d.Expand(r.ctx, id, "writer", claim, claim.Size+volume.Bytes(i+1)*volume.GiB))
@@ -46,7 +47,7 @@ func growth(r *run, pool string) {
 			_, err := j.Stop()
 			r.must(err)
 		}
-		r.row(map[bool]string{true: "block", false: string(claim.FSType)}[claim.Block], took.three(), stall)
+		r.Row(map[bool]string{true: "block", false: string(claim.FSType)}[claim.Block], three(took), stall)
 		r.must(d.Client.Stop(r.ctx, id, "writer", claim))
 		r.must(d.Delete(r.ctx, id))
 	}

@@ -1,36 +1,25 @@
 package bench
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/holdfast-csi/holdfast/test/figures"
 )
 
-// samples are the durations of one kind of call.
-type samples []time.Duration
-
-func (s samples) percentile(p int) time.Duration {
-	if len(s) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(s))
-	return sorted[min(len(sorted)-1, len(sorted)*p/100)]
-}
-
-func (s samples) max() time.Duration { return s.percentile(100) }
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }
-
 // three are median, 95th percentile and maximum in one cell.
-func (s samples) three() string {
+func three(s figures.Samples) string {
 	if len(s) == 0 {
 		return "-"
 	}
-	return ms(s.percentile(50)) + " / " + ms(s.percentile(95)) + " / " + ms(s.max())
+	return ms(s.Median()) + " / " + ms(s.Percentile(95)) + " / " + ms(s.Max())
 }
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d.Microseconds())/1000) }
 
 // spread are the smallest, the middle and the largest of some numbers.
 type spread struct{ low, middle, high float64 }
@@ -47,67 +36,31 @@ func spreadOf(values []float64) spread {
 	return spread{v[0], middle, v[len(v)-1]}
 }
 
-// aim is a figure beside what we aim for.
-type aim struct {
-	what, want, have, verdict string
-	met                       bool
-}
+// String is the middle with its range.
+func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f to %.2f)", s.middle, s.low, s.high) }
 
-// report is a section of the page.
-type report struct {
-	bytes.Buffer
-	title   string
-	aims    []aim
+// section is a part of the page.
+type section struct {
+	figures.Page
 	failed  bool
 	failure error // why, if it is known
 }
 
-func (r *report) line(format string, args ...any) { fmt.Fprintf(r, format+"\n", args...) }
-
-// table starts a table; its rows follow by row.
-func (r *report) table(columns ...string) {
-	r.line("")
-	r.row(columns...)
-	r.row(slices.Repeat([]string{"---"}, len(columns))...)
-}
-
-func (r *report) row(cells ...string) { r.line("| %s |", strings.Join(cells, " | ")) }
-
-// aimTime compares times, one caller at a time, with what we aim for.
-func (r *report) aimTime(what string, want time.Duration, have samples) {
-	p50, p95 := have.percentile(50), have.percentile(95)
-	a := aim{what: what, want: "at most " + ms(want) + " ms", have: "p50 " + ms(p50) + ", p95 " + ms(p95), verdict: "met", met: p95 <= want}
-	switch {
-	case p50 > want:
-		a.verdict = fmt.Sprintf("missed: %.1f times the aim", float64(p50)/float64(want))
-	case p95 > want:
-		a.verdict = "met by the median, missed by the p95"
-	}
-	r.aims = append(r.aims, a)
+// aimTime compares times, one caller at a time, with what we aim for: median and
+// 95th percentile both.
+func (s *section) aimTime(what string, want time.Duration, have figures.Samples) {
+	p50, p95 := have.Median(), have.Percentile(95)
+	s.Aim(what, "at most "+ms(want)+" ms", "p50 "+ms(p50)+", p95 "+ms(p95), p95 <= want)
 }
 
 // aimLongest compares a longest time with what we aim for.
-func (r *report) aimLongest(what string, want time.Duration, have time.Duration) {
-	a := aim{what: what, want: "at most " + ms(want) + " ms", have: ms(have), verdict: "met", met: have <= want}
-	if !a.met {
-		a.verdict = fmt.Sprintf("missed: %.1f times the aim", float64(have)/float64(want))
-	}
-	r.aims = append(r.aims, a)
+func (s *section) aimLongest(what string, want time.Duration, have time.Duration) {
+	s.Aim(what, "at most "+ms(want)+" ms", ms(have), have <= want)
 }
 
-// aimRatio compares a ratio with the least we aim for.
-func (r *report) aimRatio(what string, want float64, have spread) {
-	a := aim{
-		what: what, want: fmt.Sprintf("at least %.2f", want), verdict: "met", met: have.middle >= want,
-		have: fmt.Sprintf("%.2f (%.2f to %.2f)", have.middle, have.low, have.high),
-	}
-	if !a.met {
-		a.verdict = "missed"
-		if have.high >= want {
-			a.verdict = "missed by the median, within the spread"
-		}
-	}
-	r.aims = append(r.aims, a)
+// aimRatio compares the median of a ratio with the least we aim for.
+func (s *section) aimRatio(what string, want float64, have spread) {
+	s.Aim(what, fmt.Sprintf("at least %.2f", want), have.String(), have.middle >= want)
 }
 
 // page is the document.
@@ -115,83 +68,74 @@ type page struct {
 	path     string
 	quick    bool
 	begin    time.Time
-	sections []*report
+	sections []*section
 	pending  []string // parts not run yet
 }
 
 // write writes what there is.
 func (p *page) write() error {
-	var r report
-	p.header(&r)
-	var aims []aim
+	var out figures.Page
+	p.header(&out)
 	for _, s := range p.sections {
-		aims = append(aims, s.aims...)
+		out.AddAims(&s.Page)
 	}
-	p.summary(&r, aims)
+	p.summary(&out)
 	for _, s := range p.sections {
-		r.Write(s.Bytes())
-		if s.failed {
-			r.line("")
-			r.line("**This part failed, so what is missing above was not measured.**")
-			if s.failure != nil {
-				r.line("")
-				r.line("    %s", strings.ReplaceAll(s.failure.Error(), "\n", "\n    "))
-			}
+		out.Write(s.Bytes())
+		if !s.failed {
+			continue
 		}
+		if s.failure == nil {
+			s.failure = errors.New("it ended early; what the run printed says why")
+		}
+		out.Line("")
+		out.Line("**This part failed, so what is missing above was not measured:**")
+		out.Line("")
+		out.Line("    %s", strings.ReplaceAll(s.failure.Error(), "\n", "\n    "))
 	}
 	if len(p.pending) > 0 {
-		r.line("")
-		r.line("**Not measured, as the run ended before: %s.**", strings.Join(p.pending, "; "))
+		out.Line("")
+		out.Line("**Not measured, as the run ended before: %s.**", strings.Join(p.pending, "; "))
 	}
-	return os.WriteFile(p.path, r.Bytes(), 0o644)
+	return os.WriteFile(p.path, out.Bytes(), 0o644)
 }
 
-func (p *page) header(r *report) {
-	r.line("# Performance")
-	r.line("")
-	r.line("Written by `make bench`; every figure below is from one run on one machine. Compare within a run, not between")
-	r.line("machines. Times are in milliseconds unless said otherwise. Nothing here is asserted by a test.")
+func (p *page) header(out *figures.Page) {
+	out.Line("# Performance")
+	out.Line("")
+	out.Line("Written by `make bench`; every figure below is from one run on one machine. Compare within a run, not between")
+	out.Line("machines. Times are in milliseconds unless said otherwise. Nothing here is asserted by a test.")
 	if p.quick {
-		r.line("")
-		r.line("**A short try (`BENCH_QUICK=1`): too few samples to say anything.**")
+		out.Line("")
+		out.Line("**A short try (`BENCH_QUICK=1`): too few samples to say anything.**")
 	}
-	r.line("")
-	r.line("* date: %s; the run took %s", p.begin.UTC().Format("2006-01-02"), time.Since(p.begin).Round(time.Minute))
-	r.line("* tree: %s", revision())
-	for _, l := range machine() {
-		r.line("* %s", l)
-	}
-	r.line("* pools: embedded pool images on that disk, each made for its part, unless a part says otherwise")
+	out.Line("")
+	out.Machine()
+	out.Line("* pools: embedded pool images on that disk, each made for its part, unless a part says otherwise")
+	out.Line("* the run took %s", time.Since(p.begin).Round(time.Minute))
 }
 
 // summary puts each aim beside its figure, and says plainly what was missed.
-func (p *page) summary(r *report, aims []aim) {
-	r.line("")
-	r.line("## Aims")
-	r.line("")
-	r.line("An aim is for every machine, so this table says how this one does, not what is promised. Times are of one caller at a")
-	r.line("time; ratios are medians, with the smallest and the largest of the run.")
-	r.table("figure", "aim", "measured", "")
-	var missed []aim
-	for _, a := range aims {
-		r.row(a.what, a.want, a.have, a.verdict)
-		if !a.met {
-			missed = append(missed, a)
-		}
-	}
-	r.line("")
-	r.line("## What is weak")
-	r.line("")
-	if len(missed) == 0 {
-		r.line("No aim was missed in this run.")
+func (p *page) summary(out *figures.Page) {
+	out.Line("")
+	out.Line("## Aims")
+	out.Line("")
+	out.Line("An aim is for every machine, so this table says how this one does, not what is promised. Times are of one caller at a")
+	out.Line("time, and met if the 95th percentile is; ratios are medians, with the smallest and the largest of the run.")
+	out.WriteAims()
+	out.Line("")
+	out.Line("## What is weak")
+	out.Line("")
+	if missed := out.Missed(); len(missed) == 0 {
+		out.Line("No aim was missed in this run.")
 	} else {
-		r.line("%d of %d aims were missed or met only in part:", len(missed), len(aims))
-		r.line("")
-		for _, a := range missed {
-			r.line("* %s: %s, aim %s (%s)", a.what, a.have, a.want, a.verdict)
+		out.Line("Aims that were missed in this run:")
+		out.Line("")
+		for _, m := range missed {
+			out.Line("* %s", m)
 		}
 	}
-	r.line("")
-	r.line("Copy-on-write is not free on any pool: the first overwrite of each block after a snapshot goes to new space. The data path")
-	r.line("below shows it as the fall from 0 snapshots to 1, for the plain file as for the volume; the ratio between the two does not.")
+	out.Line("")
+	out.Line("Copy-on-write is not free on any pool: the first overwrite of each block after a snapshot goes to new space. The data path")
+	out.Line("below shows it as the fall from 0 snapshots to 1, for the plain file as for the volume; the ratio between the two does not.")
 }

@@ -2,16 +2,16 @@ package bench
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/figures"
 	"github.com/holdfast-csi/holdfast/test/harness"
 	"github.com/holdfast-csi/holdfast/test/plot"
+	"github.com/holdfast-csi/holdfast/test/scratch"
 )
 
 // copiesAgainstSize measures creating, copying and deleting volumes of 1 GiB to 1
@@ -25,17 +25,17 @@ func copiesAgainstSize(r *run, pool string) {
 	}
 	d := box.Start()
 	rounds := orQuick(r, 8, 2)
-	r.line("")
-	r.line("Volumes with 64 MiB of data, mounted and idle, on a pool on a sparse disk of 8 TiB; %d rounds: p50 / p95 / max.", rounds)
+	r.Line("")
+	r.Line("Volumes with 64 MiB of data, mounted and idle, on a pool on a sparse disk of 8 TiB; %d rounds: p50 / p95 / max.", rounds)
 	sizes := []volume.Bytes{volume.GiB, 10 * volume.GiB, 100 * volume.GiB, volume.TiB}
 	for _, fsType := range []volume.FSType{volume.Ext4, volume.XFS} {
 		chart := plot.Chart{
 			Title: fmt.Sprintf("Copies against size, %s volumes, pool on %s", fsType, pool),
 			X:     plot.Axis{Label: "size of the volume, GiB", Log: true}, Y: plot.Axis{Label: "ms, p50 (range: to the maximum)", Log: true},
 		}
-		r.table(string(fsType)+" volume", "create", "snapshot", "restore", "clone", "delete snapshot", "delete volume")
+		r.Table(string(fsType)+" volume", "create", "snapshot", "restore", "clone", "delete snapshot", "delete volume")
 		for _, size := range sizes {
-			var create samples
+			var create figures.Samples
 			for i := range rounds {
 				claim := orchestrator.Claim{Name: fmt.Sprintf("created-%s-%d-%d", fsType, size/volume.GiB, i), Size: size, FSType: fsType}
 				start := time.Now()
@@ -54,7 +54,7 @@ func copiesAgainstSize(r *run, pool string) {
 			c := measureCopies(r, d, id, claim, nil, rounds, 20*time.Second)
 			r.must(d.Client.Stop(r.ctx, id, "writer", claim))
 			r.must(d.Delete(r.ctx, id))
-			r.row(size.String(), create.three(), c.snapshot.three(), c.restore.three(), c.clone.three(), c.deleteSnapshot.three(), c.deleteVolume.three())
+			r.Row(size.String(), three(create), three(c.snapshot), three(c.restore), three(c.clone), three(c.deleteSnapshot), three(c.deleteVolume))
 			if size == volume.TiB {
 				r.aimTime(fmt.Sprintf("snapshot, %s volume of 1 TiB, %s", fsType, pool), 100*time.Millisecond, c.snapshot)
 				r.aimTime(fmt.Sprintf("restore, %s volume of 1 TiB, %s", fsType, pool), 60*time.Millisecond, c.restore)
@@ -77,26 +77,9 @@ func copiesAgainstSize(r *run, pool string) {
 // sparseDisk mounts a new filesystem of a size that is only used as far as it is
 // written. It goes with the part, and must be made before its box.
 func (r *run) sparseDisk(fsType string, size volume.Bytes) string {
-	r.t.Helper()
-	base := r.t.TempDir()
-	file, dir := filepath.Join(base, "disk.img"), filepath.Join(base, "disk")
-	r.must(os.WriteFile(file, nil, 0o600))
-	r.must(os.Truncate(file, int64(size)))
-	r.must(os.Mkdir(dir, 0o700))
-	mkfs := map[string][]string{
-		"btrfs": {"mkfs.btrfs", "--quiet"},
-		// The log would take 2 GiB of the real disk.
-		"xfs": {"mkfs.xfs", "-q", "-m", "reflink=1", "-l", "size=128m"},
-	}[fsType]
-	for _, argv := range [][]string{append(mkfs, file), {"mount", "-o", "loop", file, dir}} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			r.must(fmt.Errorf("%s: %w: %s", argv[0], err, out))
-		}
+	if fsType == "btrfs" {
+		return scratch.Btrfs(r.t, 1, size)
 	}
-	r.t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			r.t.Errorf("unmount the sparse disk: %v: %s", err, out)
-		}
-	})
-	return dir
+	// By default the log would take 2 GiB of the real disk.
+	return scratch.XFS(r.t, size, "-l", "size=128m")
 }

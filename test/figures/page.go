@@ -10,12 +10,8 @@ package figures
 import (
 	"bytes"
 	"fmt"
-	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Page is a page that is being written. Its zero value is empty.
@@ -48,6 +44,9 @@ func (p *Page) Aim(what, want, have string, met bool) {
 	p.aims = append(p.aims, aim{what, want, have, met})
 }
 
+// AddAims adds the aims of another page.
+func (p *Page) AddAims(of *Page) { p.aims = append(p.aims, of.aims...) }
+
 // WriteAims adds the table of all aims.
 func (p *Page) WriteAims() {
 	p.Table("what", "aim", "measured", "")
@@ -69,41 +68,4 @@ func (p *Page) Missed() []string {
 		}
 	}
 	return out
-}
-
-// Machine adds the date and the machine of a run, as a list that more lines may
-// follow.
-func (p *Page) Machine() {
-	p.Line("* date: %s", time.Now().UTC().Format("2006-01-02"))
-	p.Line("* machine: %s, %d cores, Linux %s", cpuModel(), runtime.NumCPU(), kernel())
-	p.Line("* host: %s", hostFilesystem())
-}
-
-func kernel() string {
-	out, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func cpuModel() string {
-	out, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "unknown processor"
-	}
-	for line := range strings.Lines(string(out)) {
-		if name, ok := strings.CutPrefix(line, "model name"); ok {
-			return strings.TrimSpace(strings.TrimLeft(name, "\t :"))
-		}
-	}
-	return "unknown processor"
-}
-
-func hostFilesystem() string {
-	out, err := exec.Command("stat", "--file-system", "--format=%T", os.TempDir()).Output()
-	if err != nil {
-		return "unknown filesystem"
-	}
-	return strings.TrimSpace(string(out))
 }

@@ -1,4 +1,4 @@
-package bench
+package figures
 
 import (
 	"fmt"
@@ -7,19 +7,20 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// machine describes where this runs, a line each.
-func machine() []string {
-	return []string{
-		fmt.Sprintf("machine: %s, %d cores, %s of memory", cpuModel(), runtime.NumCPU(), memory()),
-		"kernel: Linux " + firstLine("/proc/sys/kernel/osrelease"),
-		"disk: " + disk(),
-	}
+// Machine adds the date, the tree and the machine of a run, as a list that more
+// lines may follow.
+func (p *Page) Machine() {
+	p.Line("* date: %s, tree %s", time.Now().UTC().Format("2006-01-02"), revision())
+	p.Line("* machine: %s, %d cores, %s of memory, Linux %s", cpuModel(), runtime.NumCPU(), memory(), firstLine("/proc/sys/kernel/osrelease"))
+	p.Line("* disk: %s", disk())
 }
 
+// firstLine is the first line of a file of the kernel's.
 func firstLine(path string) string {
 	out, err := os.ReadFile(path)
 	if err != nil {
@@ -50,7 +51,7 @@ func memory() string {
 	return fmt.Sprintf("%.0f GiB", float64(info.Totalram)*float64(info.Unit)/(1<<30))
 }
 
-// disk is what the pools lie on.
+// disk is what temporary directories lie on, and so the pools of a run.
 func disk() string {
 	var st unix.Stat_t
 	if err := unix.Stat(os.TempDir(), &st); err != nil {
@@ -76,6 +77,7 @@ func disk() string {
 	return fmt.Sprintf("%s, %s, with %s", name, kind, strings.TrimSpace(string(out)))
 }
 
+// revision is the commit of the tree.
 func revision() string {
 	out, err := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
 	if err != nil {
