@@ -30,6 +30,7 @@ type part struct {
 // parts are in the order of the page.
 func parts() []part {
 	var out []part
+	out = append(out, onPools("A database while its volume grows and is snapshotted", database)...)
 	out = append(out, onPools("Data path", dataPath)...)
 	out = append(out, onPools("Copies against extents", copiesAgainstExtents)...)
 	out = append(out, onPools("Copies against size", copiesAgainstSize)...)

@@ -57,24 +57,24 @@ func disk() string {
 	if err := unix.Stat(os.TempDir(), &st); err != nil {
 		return "unknown"
 	}
-	out, err := exec.Command("stat", "--file-system", "--format=%T", os.TempDir()).Output()
-	if err != nil {
-		out = []byte("filesystem")
+	fsType := "an unknown filesystem"
+	if out, err := exec.Command("df", "--output=fstype", os.TempDir()).Output(); err == nil {
+		fsType = strings.TrimSpace(strings.TrimPrefix(string(out), "Type"))
 	}
 	link, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))))
 	if err != nil {
-		return strings.TrimSpace(string(out))
+		return fsType
 	}
 	// A partition has its disk above it.
 	if _, err := os.Stat(filepath.Join(link, "queue")); err != nil {
 		link = filepath.Dir(link)
 	}
-	kind := map[string]string{"0": "no spinning disk", "1": "a spinning disk or one that does not say"}[firstLine(filepath.Join(link, "queue/rotational"))]
 	name := filepath.Base(link)
+	kind := map[string]string{"0": "solid state", "1": "spinning"}[firstLine(filepath.Join(link, "queue/rotational"))]
 	if strings.HasPrefix(name, "vd") {
-		kind = "virtual (virtio), " + kind
+		kind = "virtual (virtio), which does not say what it is"
 	}
-	return fmt.Sprintf("%s, %s, with %s", name, kind, strings.TrimSpace(string(out)))
+	return fmt.Sprintf("%s, %s, with %s", name, kind, fsType)
 }
 
 // revision is the commit of the tree.

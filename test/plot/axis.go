@@ -61,8 +61,7 @@ func (a Axis) scale(values []float64) scale {
 	case a.Log && s.low > s.high: // nothing to draw
 		s.low, s.high = 1, 10
 	case a.Log:
-		s.low = math.Pow(10, math.Floor(math.Log10(s.low)))
-		s.high = math.Pow(10, math.Ceil(math.Log10(s.high)))
+		s.low, s.high = roundDown(s.low), roundUp(s.high)
 		if s.low == s.high {
 			s.high *= 10
 		}
@@ -92,8 +91,16 @@ func (a Axis) ticks(s scale) []tick {
 			out = append(out, tick{float64(i), n})
 		}
 	case a.Log:
-		for v := s.low; v <= s.high*1.0001; v *= 10 {
-			out = append(out, tick{v, quantity(v)})
+		steps := []float64{1}
+		if s.high/s.low < 100 {
+			steps = []float64{1, 2, 5}
+		}
+		for power := math.Pow(10, math.Floor(math.Log10(s.low))); power <= s.high; power *= 10 {
+			for _, n := range steps {
+				if v := n * power; v >= s.low*0.999 && v <= s.high*1.001 {
+					out = append(out, tick{v, quantity(v)})
+				}
+			}
 		}
 	default:
 		step := niceStep(s.high - s.low)
@@ -102,6 +109,28 @@ func (a Axis) ticks(s scale) []tick {
 		}
 	}
 	return out
+}
+
+// roundDown is the next of 1, 2, 5, 10, 20, ... that is not above v, and roundUp
+// the next that is not below.
+func roundDown(v float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, n := range []float64{5, 2} {
+		if n*power <= v {
+			return n * power
+		}
+	}
+	return power
+}
+
+func roundUp(v float64) float64 {
+	power := math.Pow(10, math.Floor(math.Log10(v)))
+	for _, n := range []float64{1, 2, 5} {
+		if n*power >= v {
+			return n * power
+		}
+	}
+	return 10 * power
 }
 
 // niceStep is 1, 2 or 5 times a power of ten, so that an axis has four to ten

@@ -96,8 +96,10 @@ func TestTicksAreFewAndRound(t *testing.T) {
 		{Axis{}, []float64{3, 97}, "0 20 40 60 80 100"},
 		{Axis{}, []float64{0.2, 1.04}, "0 0.2 0.4 0.6 0.8 1 1.2"},
 		{Axis{}, []float64{0}, "0 0.2 0.4 0.6 0.8 1"},
-		{Axis{Log: true}, []float64{7, 300_000}, "1 10 100 1000 10k 100k 1M"},
-		{Axis{Log: true}, []float64{10}, "10 100"},
+		{Axis{Log: true}, []float64{7, 300_000}, "10 100 1000 10k 100k"},
+		{Axis{Log: true}, []float64{1, 1024}, "1 10 100 1000"},
+		{Axis{Log: true}, []float64{17, 83}, "10 20 50 100"},
+		{Axis{Log: true}, []float64{10}, "10 20 50 100"},
 		{Axis{Names: []string{"a", "b"}}, nil, "a b"},
 	} {
 		var have []string
