@@ -81,7 +81,9 @@ func (r *run) box(pool string, size volume.Bytes) (*harness.Box, *harness.Driver
 	if pool != "btrfs" {
 		box.Flags = append(box.Flags, "--pool-filesystem="+pool)
 	}
-	return box, box.Start()
+	d, err := box.TryStart("")
+	r.must(err)
+	return box, d
 }
 
 // draw writes a plot beside the page and shows it there. alt says what it shows.
