@@ -113,11 +113,9 @@ func tagOf(status *unix.LoopInfo64) string {
 // List is every attached loop device of the machine, in order of index. It opens
 // each for an instant, for reading; one that vanishes meanwhile is left out, and one
 // that is there and cannot be opened is an error. A device that somebody lets go of
-// in that instant goes when List has looked.
-//
-// A device on a file whose filesystem has failed (an XFS that shut itself down)
-// tells nothing of itself but EIO, and is left out: nothing is written through it
-// any more, and it must not keep the others from being found.
+// in that instant goes when List has looked. One whose filesystem has failed is Dead,
+// or left out if it cannot even be opened: it must not keep the others from being
+// found.
 func List() ([]Info, error) {
 	return list(func(string) bool { return true })
 }

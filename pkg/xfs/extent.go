@@ -24,11 +24,11 @@ const (
 // wait for no more than that (measured: under a millisecond).
 const chunkExtents = 1024
 
-// WalkExtents calls visit for each extent of a file, in order, until it returns
-// false. Space for data that is still in the page cache counts as extents too. A
+// WalkExtents calls visit for each extent of a file, in order, until it returns an
+// error, and returns that. Space for data that is still in the page cache counts as extents too. A
 // file that is written to meanwhile may show each part as it was at any time
 // during the walk.
-func WalkExtents(f *os.File, visit func(Extent) bool) error {
+func WalkExtents(f *os.File, visit func(Extent) error) error {
 	type fiemapExtent struct { // struct fiemap_extent
 		logical, physical, length uint64
 		_                         [2]uint64
@@ -47,8 +47,9 @@ func WalkExtents(f *os.File, visit func(Extent) bool) error {
 			return fmt.Errorf("read the extents of %s from %d on: %w", f.Name(), start, err)
 		}
 		for _, e := range args.extents[:args.mapped] {
-			if !visit(Extent{Offset: int64(e.logical), Length: int64(e.length), Shared: e.flags&fiemapShared != 0}) || e.flags&fiemapLast != 0 {
-				return nil
+			err := visit(Extent{Offset: int64(e.logical), Length: int64(e.length), Shared: e.flags&fiemapShared != 0})
+			if err != nil || e.flags&fiemapLast != 0 {
+				return err
 			}
 			start = e.logical + e.length
 		}

@@ -151,7 +151,7 @@ func TestExtentsSayWhatIsShared(t *testing.T) {
 	count := func() (extents int, mapped, shared int64) {
 		t.Helper()
 		end := int64(0)
-		must(t, WalkExtents(src, func(e Extent) bool {
+		must(t, WalkExtents(src, func(e Extent) error {
 			if e.Offset < end || e.Length <= 0 {
 				t.Fatalf("extent %+v begins before %d", e, end)
 			}
@@ -161,7 +161,7 @@ func TestExtentsSayWhatIsShared(t *testing.T) {
 			if e.Shared {
 				shared += e.Length
 			}
-			return true
+			return nil
 		}))
 		return extents, mapped, shared
 	}

@@ -191,8 +191,8 @@ func loopsOn(img *os.File) ([]loop.Info, error) {
 }
 
 // checkData refuses a data/ that is not the one that the record was written for,
-// but was put there by something else. Only its UUID tells: every image on btrfs
-// is inode 257.
+// but was put there by something else. Of the image the store knows more than its
+// inode number: every image on btrfs is inode 257.
 func (p *pool) checkData(o object) error {
 	dir, err := p.openObject(o.dir)
 	if err != nil {
@@ -201,7 +201,7 @@ func (p *pool) checkData(o object) error {
 	defer dir.Close()
 	uuid, err := p.store.dataUUID(dir)
 	if err == nil && uuid != o.DataUUID {
-		err = fmt.Errorf("%w: %s/%s is the subvolume %s, its record was written for %s: something replaced it; put the original back", volume.ErrDataLoss, o.dir, dataDir, uuid, o.DataUUID)
+		err = fmt.Errorf("%w: %s/%s is %s, its record was written for %s: something replaced it; put the original back", volume.ErrDataLoss, o.dir, dataDir, uuid, o.DataUUID)
 	}
 	return err
 }

@@ -23,7 +23,8 @@ import (
 type PoolConfig struct {
 	// Name is how StorageClasses speak of the pool: 1 to 32 of [a-z0-9-].
 	Name string
-	// Filesystem is what a new pool image is made with; "" means btrfs.
+	// Filesystem is what a new pool is made with; "" means FilesystemBtrfs. One that
+	// exists keeps its own.
 	Filesystem string
 	// Dir is the pool's directory; with Size, the directory that holds its image.
 	Dir string
@@ -31,8 +32,8 @@ type PoolConfig struct {
 	// one, with Dir as its mountpoint; "" if there is none. Once it is registered it
 	// is known by the UUID of its filesystem, whatever its name.
 	Device string
-	// Size of the pool image in bytes; 0 means that Dir itself is on btrfs and
-	// was prepared with Init.
+	// Size of the pool image in bytes; 0 means that Dir itself is on btrfs or
+	// XFS and was prepared with Init.
 	Size volume.Bytes
 }
 
@@ -141,6 +142,9 @@ func checkPoolConfig(pc PoolConfig, others []PoolConfig) error {
 	}
 	if !filepath.IsAbs(pc.Dir) {
 		return fmt.Errorf("%w: directory %q of pool %s: want an absolute path", volume.ErrInvalid, pc.Dir, pc.Name)
+	}
+	if err := checkFilesystem(pc.Filesystem); err != nil {
+		return fmt.Errorf("pool %s: %w", pc.Name, err)
 	}
 	if pc.Size != 0 && pc.Size < minPoolSize {
 		return fmt.Errorf("%w: pool %s: size %s is below the smallest pool image, %s", volume.ErrInvalid, pc.Name, pc.Size, minPoolSize)

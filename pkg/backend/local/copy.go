@@ -89,6 +89,12 @@ func (p *pool) copyData(ctx context.Context, src object, dir *os.File, readOnly 
 		return err
 	}
 	defer from.Close()
+	if src.ID.Kind() == volume.KindVolume { // a snapshot has no writers who wait
+		defer p.forgetInPlace(src.ID)
+		if err := p.store.prepareCopy(ctx, from, dir); err != nil {
+			return err
+		}
+	}
 	return p.quiesced(ctx, src, consistency, func() error {
 		if err := p.confirm(); err != nil {
 			return err

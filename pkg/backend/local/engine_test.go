@@ -27,8 +27,21 @@ type bench struct {
 	dir string
 }
 
-// newBench makes an engine with a pool image of this size for each name.
+// onEach runs a test for pools on each filesystem.
+func onEach(t *testing.T, test func(t *testing.T, fsType string)) {
+	for _, fsType := range []string{FilesystemBtrfs, FilesystemXFS} {
+		t.Run(fsType, func(t *testing.T) { test(t, fsType) })
+	}
+}
+
+// newBench makes an engine with a pool image of this size on btrfs for each name.
 func newBench(t testing.TB, size volume.Bytes, hook fault.Hook, names ...string) *bench {
+	t.Helper()
+	return newBenchOn(t, FilesystemBtrfs, size, hook, names...)
+}
+
+// newBenchOn is newBench with another filesystem.
+func newBenchOn(t testing.TB, fsType string, size volume.Bytes, hook fault.Hook, names ...string) *bench {
 	t.Helper()
 	roottest.Require(t)
 	dir := t.TempDir()
@@ -37,7 +50,7 @@ func newBench(t testing.TB, size volume.Bytes, hook fault.Hook, names ...string)
 		Notice: func(reason Reason, text string) { t.Log("notice:", reason, text) },
 	}}
 	for _, n := range names {
-		b.cfg.Pools = append(b.cfg.Pools, PoolConfig{Name: n, Dir: filepath.Join(dir, n), Size: size})
+		b.cfg.Pools = append(b.cfg.Pools, PoolConfig{Name: n, Dir: filepath.Join(dir, n), Size: size, Filesystem: fsType})
 	}
 	b.open()
 	t.Cleanup(b.tearDown)
@@ -190,7 +203,9 @@ func (b *bench) engine() backendtest.Engine {
 
 func TestConformance(t *testing.T) {
 	roottest.Require(t)
-	backendtest.Run(t, func(t testing.TB, hook fault.Hook) backendtest.Engine {
-		return newBench(t, 6*volume.GiB, hook, "default", "other").engine()
+	onEach(t, func(t *testing.T, fsType string) {
+		backendtest.Run(t, func(t testing.TB, hook fault.Hook) backendtest.Engine {
+			return newBenchOn(t, fsType, 6*volume.GiB, hook, "default", "other").engine()
+		})
 	})
 }

@@ -66,7 +66,7 @@ func (b *Backend) mountImage(ctx context.Context, pc PoolConfig, known bool) (st
 	return dir, mountPool(ctx, pc.Dir, dir, dev)
 }
 
-// createImage makes a fully allocated btrfs image under a temporary name, which
+// createImage makes a fully allocated image with a filesystem under a temporary name, which
 // a crash leaves for the next try to replace.
 func (b *Backend) createImage(ctx context.Context, root *os.Root, pc PoolConfig) (*os.File, error) {
 	if err := root.Remove(newImageFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -97,10 +97,8 @@ func (b *Backend) fillImage(ctx context.Context, root *os.Root, f *os.File, pc P
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(pc.Size)); err != nil {
 		return fmt.Errorf("allocate %s for the pool image: %w; give a smaller --pool-size or more disk", pc.Size, err)
 	}
-	_, err := b.cfg.Runner.Run(ctx, "mkfs.btrfs", "--quiet", "--nodiscard", "--metadata", "dup", "--data", "single",
-		"--label", "holdfast", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()))
-	if err != nil {
-		return fmt.Errorf("make the pool's btrfs: %w", err)
+	if err := makeFilesystem(ctx, b.cfg.Runner, pc.Filesystem, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync the pool image: %w", err)
@@ -148,7 +146,7 @@ func (b *Backend) keepAllocated(img *os.File) error {
 }
 
 // attachImage finds the loop device that has the image, or makes it. There must
-// never be two: the same btrfs would be mounted twice.
+// never be two: the same filesystem would be mounted twice.
 func (b *Backend) attachImage(ctx context.Context, img *os.File) (*loop.Device, error) {
 	attached, err := loopsOn(img)
 	if err != nil {
@@ -204,20 +202,25 @@ func mountPool(ctx context.Context, base, dir string, dev *loop.Device) error {
 		return err
 	}
 	if layers := mount.At(mounts, path); len(layers) > 0 {
-		// btrfs shows an anonymous device number; its source names the loop.
+		// btrfs shows an anonymous device number; its source names the loop. XFS
+		// shows the number of the loop.
 		top := layers[len(layers)-1]
-		if top.FSType == "btrfs" && top.Source == dev.Path() {
+		if top.FSType == FilesystemBtrfs && top.Source == dev.Path() || top.FSType == FilesystemXFS && top.Major == info.Major && top.Minor == info.Minor {
 			return nil
 		}
 		return fmt.Errorf("%w: %s is a mount of %s, not of the pool image on %s; unmount it", volume.ErrUnavailable, path, top.Source, dev.Path())
+	}
+	fsType, err := filesystemOn(dev.File())
+	if err != nil {
+		return fmt.Errorf("the pool image on %s: %w", dev.Path(), err)
 	}
 	target, err := root.CreateTarget(dir, mount.Dir)
 	if err != nil {
 		return err
 	}
 	defer target.Close()
-	tree, err := mount.New(ctx, mount.Config{
-		FSType: "btrfs", Source: fmt.Sprintf("/dev/loop%d", info.Index),
+	tree, err := mount.New(ctx, mount.Config{ // never nouuid: it is what keeps a copy of the image out
+		FSType: fsType, Source: fmt.Sprintf("/dev/loop%d", info.Index),
 		Options: []mount.Option{{Key: "nodiscard"}}, Attr: mount.AttrNoAtime,
 	})
 	if err != nil {

@@ -104,16 +104,12 @@ func (b *Backend) ensureFilesystem(ctx context.Context, d disk.Device, pc PoolCo
 	if err := f.Close(); err != nil {
 		return disk.Filesystem{}, fmt.Errorf("close %s: %w", d.Path, err)
 	}
-	argv, err := mkfsArgv(pc.Filesystem, d.Path)
-	if err != nil {
+	if err := makeFilesystem(ctx, b.cfg.Runner, pc.Filesystem, d.Path); err != nil {
 		return disk.Filesystem{}, err
-	}
-	if _, err := b.cfg.Runner.Run(ctx, argv...); err != nil {
-		return disk.Filesystem{}, fmt.Errorf("make the pool's filesystem: %w", err)
 	}
 	found, ok, err := d.Filesystem()
 	if err == nil && !ok {
-		err = fmt.Errorf("%s made nothing that can be read back", argv[0])
+		err = fmt.Errorf("the filesystem that was made on %s cannot be read back", d.Path)
 	}
 	return found, err
 }
@@ -133,15 +129,4 @@ func (b *Backend) makeDiskPool(pc PoolConfig, d disk.Device) error {
 		err = fmt.Errorf("%w: %s has pool %s on it already; to use it on this node: driver pool adopt %s=%s", volume.ErrPrecondition, d.Path, m.PoolID, pc.Name, pc.Device)
 	}
 	return errors.Join(err, p.close())
-}
-
-// mkfsArgv is the program that makes the filesystem of a pool on a device.
-func mkfsArgv(fsType, device string) ([]string, error) {
-	switch fsType {
-	case "", "btrfs":
-		return []string{"mkfs.btrfs", "--quiet", "--nodiscard", "--metadata", "dup", "--data", "single", "--label", diskLabel, device}, nil
-	case "xfs":
-		return []string{"mkfs.xfs", "-q", "-K", "-m", "crc=1,reflink=1", "-L", diskLabel, device}, nil
-	}
-	return nil, fmt.Errorf("%w: pool filesystem %q: want btrfs or xfs", volume.ErrInvalid, fsType)
 }

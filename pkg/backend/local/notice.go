@@ -20,6 +20,7 @@ const (
 	PoolUnmeasured   Reason = "PoolUnmeasured"
 	PoolSizeKept     Reason = "PoolSizeKept"
 	PoolGrown        Reason = "PoolGrown"
+	FilesystemKept   Reason = "FilesystemKept"
 	ImageReallocated Reason = "ImageReallocated"
 	DirectIOOff      Reason = "DirectIOOff"
 	ObjectDamaged    Reason = "ObjectDamaged"
@@ -72,7 +73,7 @@ func VolumeConditions() []Reason {
 // Reasons are all reasons that a notice can have.
 func Reasons() []Reason {
 	return []Reason{
-		PoolMissing, PoolBack, PoolNew, PoolSlow, PoolUnmeasured, PoolSizeKept, PoolGrown, ImageReallocated, DirectIOOff,
+		PoolMissing, PoolBack, PoolNew, PoolSlow, PoolUnmeasured, PoolSizeKept, PoolGrown, FilesystemKept, ImageReallocated, DirectIOOff,
 		ObjectDamaged, OrphanFound, CleanupFailed, BallastMissing, FreezeThawed, ThawFailed,
 		PoolFailed, PoolSilent, PoolNearlyFull, PromiseAtRisk, ProfileUnsafe, DiskErrors, PoolImageMissing, ImagePunched,
 		ImageMissing, ImageTooShort, ImageUnreadable, AttachedTwice, DeviceTooSmall, FilesystemShutDown, FilesystemReadOnly,

@@ -108,6 +108,9 @@ func openPool(ctx context.Context, b *Backend, pc PoolConfig) (*pool, volume.Poo
 	if err := p.claim(ctx, reg, known, pc); err != nil {
 		return nil, reg.PoolID, errors.Join(err, p.close())
 	}
+	if fsType, _ := p.store.identity(); pc.Filesystem != "" && pc.Filesystem != fsType {
+		b.notice(FilesystemKept, "pool %s (%s) is on %s, --pool-filesystem says %s; it keeps the filesystem it was made with", pc.Name, pc.Dir, fsType, pc.Filesystem)
+	}
 	return p, p.id, nil
 }
 

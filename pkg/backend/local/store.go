@@ -23,6 +23,9 @@ type store interface {
 	identity() (fsType, uuid string)
 	// createImage makes data/disk.img, empty, and opens it for writing.
 	createImage(dir *os.File) (*os.File, error)
+	// prepareCopy does what makes copyData from from to to fast, while from is being
+	// written to. Without it copyData does the same. It ends early if ctx does.
+	prepareCopy(ctx context.Context, from, to *os.File) error
 	// copyData makes to's data/ a copy of from's, sharing all extents, at one
 	// instant.
 	copyData(from, to *os.File, readOnly bool) error
@@ -63,11 +66,6 @@ type space struct {
 	// Cover is the largest sum of charges that the free space is enough for, the
 	// metadata included that goes with writing so much.
 	Cover volume.Bytes
-}
-
-// openStore finds the store for the filesystem of an open directory.
-func openStore(dir *os.File) (store, error) {
-	return newBtrfsStore(dir)
 }
 
 // openAt opens a name below dir that must not lead through a symbolic link or
