@@ -32,6 +32,7 @@ type options struct {
 type poolOptions struct {
 	dirs        []string
 	sizes       []string
+	filesystems []string
 	stateDir    string
 	hostReserve int
 }
@@ -61,7 +62,8 @@ func addPod(fs *pflag.FlagSet, pod *string) {
 
 func (o *poolOptions) add(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.dirs, "pool", nil, "a pool as [NAME=]DIR, repeatable; a bare DIR is the pool named default")
-	fs.StringArrayVar(&o.sizes, "pool-size", nil, "make and use a pool image of this size inside the pool's DIR, as [NAME=]SIZE such as 20Gi; without it DIR is on btrfs and was prepared by driver pool init")
+	fs.StringArrayVar(&o.sizes, "pool-size", nil, "make and use a pool image of this size inside the pool's DIR, as [NAME=]SIZE such as 20Gi; without it DIR is on btrfs or XFS and was prepared by driver pool init")
+	fs.StringArrayVar(&o.filesystems, "pool-filesystem", nil, "what a new pool image or disk is made with, as [NAME=]FILESYSTEM, btrfs or xfs; btrfs unless said otherwise")
 	fs.StringVar(&o.stateDir, "state-dir", defaultStateDir, "a directory outside all pools that survives reboots: remembers which pools exist")
 	fs.IntVar(&o.hostReserve, "host-reserve", int(100*local.DefaultHostReserve), "percent of the host's filesystem that a new pool image must leave free")
 }
@@ -86,13 +88,22 @@ func (o *poolOptions) parse() (local.Config, error) {
 		}
 		sizes[name] = size
 	}
+	filesystems := map[string]string{}
+	for _, s := range o.filesystems {
+		name, fsType := splitName(s)
+		filesystems[name] = fsType
+	}
 	for _, p := range o.dirs {
 		name, dir := splitName(p)
-		cfg.Pools = append(cfg.Pools, local.PoolConfig{Name: name, Dir: dir, Size: sizes[name]})
+		cfg.Pools = append(cfg.Pools, local.PoolConfig{Name: name, Dir: dir, Size: sizes[name], Filesystem: filesystems[name]})
 		delete(sizes, name)
+		delete(filesystems, name)
 	}
 	for name := range sizes {
 		return cfg, fmt.Errorf("%w: --pool-size names pool %s, and there is no --pool of that name", volume.ErrInvalid, name)
+	}
+	for name := range filesystems {
+		return cfg, fmt.Errorf("%w: --pool-filesystem names pool %s, and there is no --pool of that name", volume.ErrInvalid, name)
 	}
 	return cfg, nil
 }

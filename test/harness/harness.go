@@ -58,9 +58,17 @@ type Box struct {
 	Wrap []string
 }
 
-// NewBox makes a Box with the pool "default" of this size. When the test ends,
-// everything in it goes.
-func NewBox(t testing.TB, poolSize volume.Bytes) *Box {
+// OnEachFilesystem runs a test for pools on each filesystem, with the flag of the
+// driver that makes them.
+func OnEachFilesystem(t *testing.T, test func(t *testing.T, flag string)) {
+	for _, fsType := range []string{"btrfs", "xfs"} {
+		t.Run("pool-on-"+fsType, func(t *testing.T) { test(t, "--pool-filesystem="+fsType) })
+	}
+}
+
+// NewBox makes a Box with the pool "default" of this size and more flags of the
+// driver. When the test ends, everything in it goes.
+func NewBox(t testing.TB, poolSize volume.Bytes, flags ...string) *Box {
 	t.Helper()
 	roottest.Require(t)
 	socketDir, err := os.MkdirTemp("", "s")
@@ -74,6 +82,7 @@ func NewBox(t testing.TB, poolSize volume.Bytes) *Box {
 		}
 	}
 	b.Flags = []string{"--pool=" + b.Pools(), fmt.Sprintf("--pool-size=%d", poolSize), "--host-reserve=1"}
+	b.Flags = append(b.Flags, flags...)
 	t.Cleanup(func() {
 		if err := errors.Join(teardown.Below(context.Background(), b.Dir), os.RemoveAll(socketDir)); err != nil {
 			t.Error(err)

@@ -41,8 +41,10 @@ func attachedAs(t *testing.T, id volume.ID) loop.Info {
 
 // A device that somebody has open survives its detach and is told by the kernel
 // to go with its last user. If it is found again before that, it must stay.
-func TestABlockDeviceThatIsFoundAgainStays(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+func TestABlockDeviceThatIsFoundAgainStays(t *testing.T) { onEach(t, testABlockDeviceThatIsFoundAgainStays) }
+
+func testABlockDeviceThatIsFoundAgainStays(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
 	ctx := t.Context()
 	v := b.create(blockSpec("a"))
 	dev, err := b.Attach(ctx, v.ID)
@@ -135,8 +137,10 @@ func TestAMissingDeviceIsNotAMissingVolume(t *testing.T) {
 	}
 }
 
-func TestAForeignLoopOnAnImageIsNotIgnored(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+func TestAForeignLoopOnAnImageIsNotIgnored(t *testing.T) { onEach(t, testAForeignLoopOnAnImageIsNotIgnored) }
+
+func testAForeignLoopOnAnImageIsNotIgnored(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
 	ctx := t.Context()
 	v := b.create(blockSpec("a"))
 	path := filepath.Join(b.poolNamed("default").dir.Name(), objectDir(v.ID), dataDir, imageFile)
@@ -163,8 +167,10 @@ func TestAForeignLoopOnAnImageIsNotIgnored(t *testing.T) {
 	}
 }
 
-func TestDataThatWasSwappedIsNotAttached(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+func TestDataThatWasSwappedIsNotAttached(t *testing.T) { onEach(t, testDataThatWasSwappedIsNotAttached) }
+
+func testDataThatWasSwappedIsNotAttached(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
 	v, other := b.create(blockSpec("a")), b.create(blockSpec("b"))
 	pool := b.poolNamed("default").dir.Name()
 	for _, step := range [][2]string{

@@ -49,8 +49,10 @@ func fillMetadata(t *testing.T, p *pool) (foreign string) {
 	}
 }
 
-func TestAPoolWithoutMetadataStillDeletes(t *testing.T) {
-	b := newBench(t, minPoolSize, nil, "default")
+func TestAPoolWithoutMetadataStillDeletes(t *testing.T) { onEach(t, testAPoolWithoutMetadataStillDeletes) }
+
+func testAPoolWithoutMetadataStillDeletes(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, minPoolSize, nil, "default")
 	ctx := t.Context()
 	p := b.poolNamed("default")
 	v := b.create(blockSpec("a"))

@@ -106,8 +106,10 @@ func TestOneUnreadableRegistrationDoesNotCloseTheOtherPools(t *testing.T) {
 	}
 }
 
-func TestOneBadEntryDoesNotHoldUpTheTrash(t *testing.T) {
-	b := newBench(t, volume.GiB, nil, "default")
+func TestOneBadEntryDoesNotHoldUpTheTrash(t *testing.T) { onEach(t, testOneBadEntryDoesNotHoldUpTheTrash) }
+
+func testOneBadEntryDoesNotHoldUpTheTrash(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, volume.GiB, nil, "default")
 	p := b.poolNamed("default")
 	if err := p.root.WriteFile(trashDir+"/a-file", []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -126,8 +128,10 @@ func TestOneBadEntryDoesNotHoldUpTheTrash(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReadIsNotDeleted(t *testing.T) {
-	b := newBench(t, volume.GiB, nil, "default")
+func TestWhatCannotBeReadIsNotDeleted(t *testing.T) { onEach(t, testWhatCannotBeReadIsNotDeleted) }
+
+func testWhatCannotBeReadIsNotDeleted(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, volume.GiB, nil, "default")
 	v := b.create(blockSpec("a"))
 	record := objectDir(v.ID) + "/" + recordFile(volume.KindVolume)
 	whole, err := b.poolNamed("default").root.ReadFile(record)
