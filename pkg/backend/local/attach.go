@@ -97,6 +97,9 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 	if err := p.checkData(o); err != nil {
 		return nil, err
 	}
+	if err := p.guard.checkRoom(o); err != nil {
+		return nil, err
+	}
 	d, err := findLoop(o.ID, img)
 	if err != nil {
 		return nil, err
@@ -141,6 +144,9 @@ func (p *pool) settle(o object, d *loop.Device) error {
 			if err := d.Refresh(); err != nil {
 				return err
 			}
+		}
+		if err := p.guard.attached(o, d); err != nil {
+			return err
 		}
 		if o.Format.Mode != volume.ModeBlock {
 			return nil
@@ -331,6 +337,12 @@ func (b *Backend) Refresh(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return err
 	}
+	if p, err := b.poolOf(volume.KindVolume, id); err == nil {
+		// Whoever asks is going to make the filesystem larger, and would hang.
+		if err := p.guard.checkNotFrozen(id, volume.ErrUnavailable); err != nil {
+			return err
+		}
+	}
 	d, err := b.openByTag(id)
 	if err != nil || d == nil {
 		return err
@@ -356,8 +368,11 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 	if err != nil || d == nil {
 		return err
 	}
-	// What was written to a raw device and not synced is still in its cache.
-	err = d.Sync()
+	err = b.endGuard(ctx, id, d)
+	if err == nil {
+		// What was written to a raw device and not synced is still in its cache.
+		err = d.Sync()
+	}
 	if info, ierr := d.Info(); ierr == nil && info.Dead {
 		err = nil // it can never be written
 	}

@@ -79,6 +79,10 @@ type Backend struct {
 	started atomic.Bool // Start has ended: kubelet may know the pools
 	health  *health
 	tallies map[string]*tally // by the name of the pool
+	marks   marks
+	memory  volume.Bytes // more than can be dirty
+
+	guardTold trouble // under mu
 
 	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
 
@@ -113,7 +117,11 @@ func New(cfg Config) (*Backend, error) {
 	if len(cfg.Pools) == 0 {
 		return nil, fmt.Errorf("%w: no pool is configured: give at least one --pool=[NAME=]DIR", volume.ErrInvalid)
 	}
-	b := &Backend{cfg: cfg, busy: map[string]bool{}, filesystems: map[string]string{}}
+	memory, err := dirtyMemory()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{cfg: cfg, memory: memory, busy: map[string]bool{}, filesystems: map[string]string{}}
 	for i, pc := range cfg.Pools {
 		if err := checkPoolConfig(pc, cfg.Pools[:i]); err != nil {
 			return nil, err
@@ -131,7 +139,7 @@ func New(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.state, b.intents = state, intents{state}
+	b.state, b.intents, b.marks = state, intents{state}, marks{state}
 	b.health, b.tallies = newHealth(b.slots), newTallies(b.slots)
 	return b, nil
 }
@@ -203,6 +211,7 @@ func (b *Backend) Run(ctx context.Context) {
 	for _, s := range b.slots {
 		group.Go(func() { s.run(ctx) })
 		group.Go(func() { s.runMeasure(ctx) })
+		group.Go(func() { s.runGuard(ctx) })
 	}
 	group.Go(func() { b.thawUntil(ctx) })
 	group.Go(func() { b.watchHealth(ctx) })

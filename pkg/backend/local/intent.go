@@ -216,6 +216,12 @@ func (in intents) thawLeft(ctx context.Context, id volume.ID) (frozen bool, err 
 	if err != nil || !ours {
 		return false, err
 	}
+	// What the guard may have frozen only the guard thaws: see guard_mark.go.
+	if guarded, err := marks(in).has(id); err != nil {
+		return false, err
+	} else if guarded {
+		return false, in.remove(id)
+	}
 	// Whatever is in the file: its name says which volume.
 	what, _ := readIntent(f)
 	if boot, _, err := uptime(); err == nil && what.Boot != "" && what.Boot != boot {

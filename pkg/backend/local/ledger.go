@@ -91,7 +91,10 @@ func (p *pool) confirm() error {
 
 func (p *pool) keptLocked() error {
 	b, err := p.balanceLocked()
-	if err != nil || b.owed <= b.limit {
+	if err != nil {
+		return err
+	}
+	if err := p.checkWatermark(b.space); err != nil || b.owed <= b.limit {
 		return err
 	}
 	return fmt.Errorf("%w: pool %s has %s free, which is enough for promises of %s and their metadata; with this one they would be %s; delete volumes or snapshots, or enlarge the pool",
@@ -109,6 +112,9 @@ func (p *pool) room() (volume.Bytes, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b, err := p.balanceLocked()
+	if _, below := p.belowWatermark(b.space); below {
+		return 0, err
+	}
 	return b.room() / volume.Alignment * volume.Alignment, err
 }
 

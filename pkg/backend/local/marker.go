@@ -67,6 +67,7 @@ type registration struct {
 const (
 	stateDirPools  = "pools"
 	stateDirFreeze = "freeze"
+	stateDirGuard  = "guard"
 )
 
 func openState(dir string) (*os.Root, error) {
@@ -80,7 +81,7 @@ func openState(dir string) (*os.Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
-	for _, sub := range []string{stateDirPools, stateDirFreeze} {
+	for _, sub := range []string{stateDirPools, stateDirFreeze, stateDirGuard} {
 		if err := root.Mkdir(sub, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, errors.Join(fmt.Errorf("make the state directory: %w", err), root.Close())
 		}

@@ -29,6 +29,11 @@ const (
 	BallastMissing   Reason = "BallastMissing"
 	FreezeThawed     Reason = "FreezeThawed"
 	ThawFailed       Reason = "ThawFailed"
+	PromisesStopped  Reason = "PromisesStopped"
+	PromisesAgain    Reason = "PromisesAgain"
+	GuardFroze       Reason = "GuardFroze"
+	GuardThawed      Reason = "GuardThawed"
+	GuardFailed      Reason = "GuardFailed"
 )
 
 // The reasons of what a look at the machine finds; those of above are used again
@@ -78,13 +83,14 @@ func Reasons() []Reason {
 		PoolFailed, PoolSilent, PoolNearlyFull, PromiseAtRisk, ProfileUnsafe, DiskErrors, PoolImageMissing, ImagePunched,
 		ImageMissing, ImageTooShort, ImageUnreadable, AttachedTwice, DeviceTooSmall, FilesystemShutDown, FilesystemReadOnly,
 		FilesystemErrors, Healed,
+		PromisesStopped, PromisesAgain, GuardFroze, GuardThawed, GuardFailed,
 	}
 }
 
 // Warning says whether something is wrong, or was.
 func (r Reason) Warning() bool {
 	switch r {
-	case PoolBack, PoolGrown, Healed:
+	case PoolBack, PoolGrown, Healed, PromisesAgain, GuardThawed:
 		return false
 	}
 	return true

@@ -34,6 +34,7 @@ type pool struct {
 	root    *os.Root // pins the pool's filesystem: paths are not looked up again
 	dir     *os.File // the same directory
 	lock    *os.File
+	guard   *guard
 	kick    chan struct{} // wakes run when the trash has something
 
 	// trashMu makes one goroutine at a time remove data, so that the ticket for it
@@ -142,6 +143,7 @@ func (b *Backend) openDir(dir, name string) (*pool, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the pool's directory: %w", err), p.close())
 	}
+	p.guard = newGuard(p)
 	p.store, err = openStore(p.dir)
 	if err != nil {
 		return nil, errors.Join(err, p.close())
@@ -270,7 +272,7 @@ func (p *pool) takeLock() error {
 }
 
 func (p *pool) close() error {
-	var errs []error
+	errs := []error{p.guard.close()}
 	for _, f := range []*os.File{p.lock, p.dir} {
 		if f != nil {
 			errs = append(errs, f.Close())

@@ -58,6 +58,9 @@ func (p *pool) quiesced(ctx context.Context, src object, consistency volume.Cons
 // throughout is not used.
 func (p *pool) frozen(ctx context.Context, src object, root *os.File, fn func() error) error {
 	b, id := p.backend, src.ID
+	if err := p.guard.checkNotFrozen(id, volume.ErrNoSpace); err != nil {
+		return err
+	}
 	if err := b.thawLeftOf(ctx, id); err != nil { // on a frozen one the sync would do nothing
 		return err
 	}

@@ -235,6 +235,9 @@ func (in intents) breakFreeze(ctx context.Context, id volume.ID, limit time.Dura
 	if err != nil || !current {
 		return age, false, err
 	}
+	if guarded, err := marks(in).has(id); err != nil || guarded {
+		return age, false, err
+	}
 	// A mark that cannot be made must not keep the writers waiting: the owner
 	// still finds the filesystem thawed.
 	marked := markBroken(f)
