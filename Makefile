@@ -11,7 +11,7 @@ BUILD := CGO_ENABLED=0 go build -trimpath
 
 # Programs that the driver runs, and more that the tests do.
 RUN_PROGRAMS := mkfs.btrfs mkfs.xfs mkfs.ext4 e2fsck resize2fs
-TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git
+TEST_PROGRAMS := $(RUN_PROGRAMS) losetup mount unshare xfs_db dumpe2fs gcc git promtool
 
 # A real database and its load, and what measures disks.
 DATABASE_PROGRAMS := mariadbd mariadb sysbench

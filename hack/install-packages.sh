@@ -26,6 +26,7 @@ package_of() {
     /usr/lib/cni/bridge) echo containernetworking-plugins ;;
     busybox) echo busybox-static ;;
     ip) echo iproute2 ;;
+    promtool) echo prometheus ;;
     git) echo git ca-certificates ;;
     *) echo "$0: no package is known for $1" >&2 && exit 2 ;;
   esac

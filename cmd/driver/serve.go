@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/controller"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
 	"github.com/holdfast-csi/holdfast/pkg/identity"
+	"github.com/holdfast-csi/holdfast/pkg/metric"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/node"
 	"github.com/holdfast-csi/holdfast/pkg/rpc"
@@ -117,7 +118,7 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 			report.warn(cluster.MountNotShared, ready.unfit.Error())
 		}
 	}
-	metrics := rpc.NewMetrics(o.driverName)
+	metrics := rpc.NewMetrics(o.driverName, metric.Gatherer(engine))
 	ids, err := identity.New(identity.Config{
 		DriverName: o.driverName, Version: version, Ready: ready.ok, Capabilities: engine.Capabilities(),
 	})

@@ -53,9 +53,9 @@ type VolumeStats struct {
 type PoolCounters struct {
 	// Freezes of a filesystem for a snapshot or a clone, in seconds.
 	Freezes Histogram
-	// ThawedLate counts filesystems that were thawed because the freeze took too
-	// long, ThawedForOthers those that were found frozen and were thawed for a
-	// driver that had died or hung.
+	// ThawedLate counts freezes that took too long and were ended; ThawedForOthers
+	// those of another driver that had died or hung, and those that another party
+	// ended, such as the watchdog.
 	ThawedLate, ThawedForOthers uint64
 	// TrashEmptied counts deleted volumes and snapshots whose space came back.
 	TrashEmptied uint64

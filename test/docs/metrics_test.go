@@ -16,7 +16,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/metric"
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // startDriver runs a driver with a pool that is not there, which needs no root,
@@ -89,17 +92,54 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Errorf("/healthz says %q", got)
 	}
 
-	// By metric: its type, and its labels in order.
-	want, got := map[string]string{}, map[string]string{}
+	// By metric: its type, and its labels in order. The driver has no pool to show.
+	want, got := engineMetrics(t), map[string]string{}
 	for _, m := range typeLine.FindAllStringSubmatch(page, -1) {
-		want[m[1]] = m[2] + " " + labelsOf(page, m[1])
+		if !strings.HasPrefix(m[1], "holdfast_") {
+			want[m[1]] = m[2] + " " + labelsOf(page, m[1])
+		} else if want[m[1]] == "" {
+			t.Errorf("the driver shows %s, which this test does not know", m[1])
+		}
 	}
-	for _, row := range rows(t, readFile(t, "docs/reference/metrics.md")) {
-		got[row[0]] = row[1] + " " + sorted(strings.Split(row[2], ", "))
+	if !strings.Contains(page, `holdfast_pool_available{pool="default"`) {
+		t.Errorf("the driver shows no pool:\n%s", page)
+	}
+	for _, heading := range []string{"## Calls", "## Pools", "## Volumes"} {
+		for _, row := range rows(t, section(t, readFile(t, "docs/reference/metrics.md"), heading)) {
+			got[row[0]] = row[1] + " " + sorted(strings.Split(row[2], ", "))
+		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics.md differs from /metrics (-driver +document):\n%s", diff)
 	}
+}
+
+// everything is an engine that has a value for every metric.
+type everything struct{}
+
+func (everything) Stats() []backend.PoolStats {
+	conditions := []volume.Condition{{Severity: volume.Degraded, Reason: "DirectIOOff", Message: "x"}}
+	return []backend.PoolStats{{
+		Pool: volume.Pool{Name: "default", Available: true}, Looked: time.Now(), Size: volume.GiB, Image: true, Conditions: conditions,
+		Volumes: []backend.VolumeStats{{ID: "vol.a", Extents: 1, Attached: 1, Conditions: conditions}},
+	}}
+}
+
+func engineMetrics(t *testing.T) map[string]string {
+	t.Helper()
+	families, err := metric.Gatherer(everything{}).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, f := range families {
+		var labels []string
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			labels = append(labels, l.GetName())
+		}
+		out[f.GetName()] = strings.ToLower(f.GetType().String()) + " " + sorted(labels)
+	}
+	return out
 }
 
 // labelsOf are the labels that the samples of a metric bear; le is Prometheus'

@@ -239,6 +239,7 @@ func (b *Backend) thawLeftOf(ctx context.Context, id volume.ID) error {
 	frozen, err := b.intents.thawLeft(ctx, id)
 	if frozen {
 		b.notice(FreezeThawed, leftFrozen, id)
+		b.countThaw(id)
 	}
 	return err
 }

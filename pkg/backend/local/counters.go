@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // tally is what metrics count of one pool, from the start of the process; a pool
@@ -14,7 +15,7 @@ import (
 type tally struct {
 	freezes         histogram     // of a filesystem for a copy
 	thawedLate      atomic.Uint64 // the deadline thawed it
-	thawedForOthers atomic.Uint64 // left frozen by a driver that died, or thawed by the watchdog
+	thawedForOthers atomic.Uint64 // found frozen and thawed, or thawed by another while it was copied
 	trashEmptied    atomic.Uint64 // objects whose space came back
 	refused         atomic.Uint64 // admissions, with volume.ErrNoSpace
 	guardFreezes    histogram     // of a filesystem because the pool was nearly full
@@ -75,5 +76,20 @@ func newTallies(slots []*slot) map[string]*tally {
 	return out
 }
 
-// tallyOf is the tally of a pool that was configured.
-func (b *Backend) tallyOf(pool string) *tally { return b.tallies[pool] }
+// tally is the pool's. What is not served, but only inspected, has one of its own.
+func (p *pool) tally() *tally {
+	if t := p.backend.tallies[p.name]; t != nil {
+		return t
+	}
+	return &tally{}
+}
+
+// countThaw counts a thaw for another party, whether the volume's pool is open or
+// not.
+func (b *Backend) countThaw(id volume.ID) {
+	for _, s := range b.slots {
+		if s.describe().ID == id.Pool() {
+			b.tallies[s.cfg.Name].thawedForOthers.Add(1)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package local
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -137,7 +138,7 @@ func (b *Backend) Stats() []backend.PoolStats {
 		found, waiting := b.health.last(s.cfg.Name, now)
 		found.Pool = s.describe()
 		found.Overcommit = b.cfg.Overcommit
-		found.Counters = b.tallyOf(s.cfg.Name).read()
+		found.Counters = b.tallies[s.cfg.Name].read()
 		if !found.Available && found.Reason != "" {
 			found.Conditions = withCondition(found.Conditions, unavailable(found.Pool))
 		}
@@ -257,7 +258,7 @@ func (b *Backend) ask(ctx context.Context, p *pool, info volume.Pool, id volume.
 		}
 		return a.conditions, a.err
 	case <-ctx.Done():
-		if context.Cause(ctx) != context.DeadlineExceeded {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, fmt.Errorf("look at %s: %w", id, context.Cause(ctx))
 		}
 		return []volume.Condition{silent(time.Since(start))}, nil

@@ -33,8 +33,13 @@ import (
 // there is none. The promise holds until release is called. It is ErrNoSpace if
 // the pool cannot keep it, after the trash has been emptied and all charges were
 // measured if that could help.
-func (p *pool) admit(ctx context.Context, id volume.ID, size volume.Bytes, source volume.ID) error {
-	err := p.tryAdmit(id, size, source)
+func (p *pool) admit(ctx context.Context, id volume.ID, size volume.Bytes, source volume.ID) (err error) {
+	defer func() {
+		if errors.Is(err, volume.ErrNoSpace) {
+			p.tally().refused.Add(1)
+		}
+	}()
+	err = p.tryAdmit(id, size, source)
 	if !errors.Is(err, volume.ErrNoSpace) {
 		return err
 	}

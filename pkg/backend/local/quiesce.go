@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -90,6 +91,7 @@ func (p *pool) freezeAndRun(held *heldIntent, root *os.File, fn func() error) (t
 	if err := b.cfg.Fault.At("freeze/intent"); err != nil {
 		return true, err
 	}
+	began := time.Now()
 	if err := filesystem.Freeze(root); err != nil {
 		return true, fmt.Errorf("freeze %s: %w", id, err)
 	}
@@ -101,6 +103,7 @@ func (p *pool) freezeAndRun(held *heldIntent, root *os.File, fn func() error) (t
 	}
 	late := limit.stop()
 	frozen, terr := filesystem.ThawIfFrozen(root)
+	p.tally().freezes.observe(time.Since(began))
 	if terr != nil {
 		return false, errors.Join(err, fmt.Errorf("thaw %s: %w; it is tried again every %s, its writers hang until then", id, terr, retryInterval))
 	}
@@ -108,12 +111,14 @@ func (p *pool) freezeAndRun(held *heldIntent, root *os.File, fn func() error) (t
 		err = ferr
 	}
 	if late {
+		p.tally().thawedLate.Add(1)
 		return true, fmt.Errorf("%w: to freeze and copy %s took longer than %s, its filesystem was thawed and the copy is not used; try again", volume.ErrUnavailable, id, b.cfg.FreezeTimeout)
 	}
 	// Either sign alone could miss something: the mark, a thaw by hand (fsfreeze -u);
 	// the thaw that found nothing to thaw, one after which somebody froze again.
 	broken, berr := held.broken()
 	if broken || !frozen {
+		p.tally().thawedForOthers.Add(1)
 		return true, fmt.Errorf("%w: the freeze watchdog, or somebody with fsfreeze, thawed %s while it was copied; the copy is not used; try again", volume.ErrUnavailable, id)
 	}
 	return true, errors.Join(err, berr)

@@ -163,6 +163,7 @@ func (p *pool) emptyTrash(ctx context.Context) error {
 		p.mu.Lock()
 		delete(p.trash, name)
 		p.mu.Unlock()
+		p.tally().trashEmptied.Add(1)
 	}
 	return errors.Join(errs...)
 }
