@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,7 +16,8 @@ import (
 // layer down, in this mount namespace. Nothing mounted there is success. What is
 // mounted is read from mountinfo, so that a filesystem that answers every call
 // with an error is unmounted too. It is volume.ErrInUse while somebody has a file
-// open below the mount.
+// open below the mount, and has not let go of it in a moment: those who only look,
+// as a call for statistics does, are waited for.
 //
 // When ctx ends before the kernel has finished, Unmount returns with its error;
 // the kernel goes on, and the same call made later finds what is left.
@@ -37,7 +39,19 @@ func (r *Root) Unmount(ctx context.Context, path string) error {
 			return fmt.Errorf("%w: unmount %s: %d mounts are hidden below another mount, unmount that first", volume.ErrPrecondition, resolved, last)
 		}
 		last = len(layers)
-		if err := r.unmountTop(ctx, resolved); err != nil {
+		if err := r.unmountPatiently(ctx, resolved); err != nil {
+			return err
+		}
+	}
+}
+
+// lookers is how long those who only look at a mount may take to let go of it.
+const lookers = 100 * time.Millisecond
+
+func (r *Root) unmountPatiently(ctx context.Context, resolved string) error {
+	for end := time.Now().Add(lookers); ; time.Sleep(2 * time.Millisecond) {
+		err := r.unmountTop(ctx, resolved)
+		if !errors.Is(err, volume.ErrInUse) || ctx.Err() != nil || time.Now().After(end) {
 			return err
 		}
 	}

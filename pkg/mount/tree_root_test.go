@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -204,7 +205,8 @@ func TestBusyMountIsInUse(t *testing.T) {
 	if err := root.RemoveTarget(t.Context(), dir+"/t"); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("RemoveTarget with an open file = %v, want ErrInUse", err)
 	}
-	busy.Close()
+	// Who only looks lets go in a moment.
+	time.AfterFunc(20*time.Millisecond, func() { busy.Close() })
 	if err := root.RemoveTarget(t.Context(), dir+"/t"); err != nil {
 		t.Error(err)
 	}
