@@ -98,7 +98,7 @@ func (b *bench) tearDown(t testing.TB) {
 	records, _ := filepath.Glob(filepath.Join(b.images.dir, "*.json"))
 	for _, r := range records {
 		id := volume.ID(strings.TrimSuffix(filepath.Base(r), ".json"))
-		stacked, _ := findStacked(id)
+		stacked, _ := loop.Find(stackedTag(id))
 		for _, l := range stacked {
 			if err := detachStacked(l); err != nil {
 				t.Error(err)

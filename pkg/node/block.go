@@ -93,7 +93,9 @@ func stackedTag(id volume.ID) string {
 }
 
 // findStacked are the read-only loop devices stacked on a volume's device.
-func findStacked(id volume.ID) ([]loop.Info, error) { return loop.Find(stackedTag(id)) }
+func (s *Server) findStacked(id volume.ID) ([]loop.Info, error) {
+	return s.loops.Find(stackedTag(id))
+}
 
 // stack finds or makes the read-only loop device on dev, with dev's size. The
 // caller closes it, which does not detach it.
@@ -141,7 +143,7 @@ func (s *Server) findOn(id volume.ID, below *os.File) (*loop.Device, error) {
 	if err := unix.Fstat(int(below.Fd()), &st); err != nil {
 		return nil, fmt.Errorf("look at %s: %w", below.Name(), err)
 	}
-	infos, err := findStacked(id)
+	infos, err := s.findStacked(id)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +177,7 @@ func attachOn(ctx context.Context, id volume.ID, below *os.File) (*loop.Device, 
 
 // sweepStacked detaches the stacked devices of a volume that no mount shows.
 func (s *Server) sweepStacked(id volume.ID) error {
-	stacked, err := findStacked(id)
+	stacked, err := s.findStacked(id)
 	if err != nil || len(stacked) == 0 {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 
 func stackedOf(t *testing.T, v volume.Volume) []loop.Info {
 	t.Helper()
-	found, err := findStacked(v.ID)
+	found, err := loop.Find(stackedTag(v.ID))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func (s *Server) refresh(ctx context.Context, v volume.Volume) (volume.Bytes, er
 		return 0, err
 	}
 	if v.Format.Mode == volume.ModeBlock {
-		if err := refreshStacked(v.ID); err != nil {
+		if err := s.refreshStacked(v.ID); err != nil {
 			return 0, err
 		}
 	}
@@ -148,8 +148,8 @@ func (s *Server) refresh(ctx context.Context, v volume.Volume) (volume.Bytes, er
 	return dev.Size, dev.Close()
 }
 
-func refreshStacked(id volume.ID) error {
-	stacked, err := findStacked(id)
+func (s *Server) refreshStacked(id volume.ID) error {
+	stacked, err := s.findStacked(id)
 	if err != nil {
 		return err
 	}

@@ -111,16 +111,7 @@ func isForeign(id volume.ID, dev *backend.Device, number uint64) (bool, error) {
 
 // findLoop is the attached loop device with this number.
 func findLoop(number uint64) (loop.Info, bool, error) {
-	loops, err := loop.List()
-	if err != nil {
-		return loop.Info{}, false, err
-	}
-	for _, l := range loops {
-		if number == unix.Mkdev(l.Major, l.Minor) {
-			return l, true, nil
-		}
-	}
-	return loop.Info{}, false, nil
+	return loop.WithNumber(unix.Major(number), unix.Minor(number))
 }
 
 // answers says whether what is mounted at the path is alive. It may be a

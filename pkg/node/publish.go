@@ -159,7 +159,7 @@ func (s *Server) checkSingle(p publication, infos []mount.Info, dev *backend.Dev
 	var stacked []loop.Info
 	if p.capability.Mode == volume.ModeBlock {
 		var err error
-		if stacked, err = findStacked(p.id); err != nil {
+		if stacked, err = s.findStacked(p.id); err != nil {
 			return err
 		}
 	}

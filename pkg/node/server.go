@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -55,6 +56,7 @@ type Server struct {
 	ready   func() bool
 	fault   fault.Hook
 	turns   turns
+	loops   loop.Index
 }
 
 // New is a Server for this machine.

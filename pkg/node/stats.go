@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -107,14 +108,9 @@ func blockUsage(id volume.ID, dev *backend.Device, major, minor uint32) ([]*csi.
 	if major == dev.Major && minor == dev.Minor {
 		return total(dev.Size), nil
 	}
-	stacked, err := findStacked(id)
-	if err != nil {
+	l, ok, err := loop.WithNumber(major, minor)
+	if err != nil || !ok || l.Tag != stackedTag(id) {
 		return nil, err
 	}
-	for _, l := range stacked {
-		if l.Major == major && l.Minor == minor {
-			return total(l.Size), nil
-		}
-	}
-	return nil, nil
+	return total(l.Size), nil
 }

@@ -51,7 +51,7 @@ func (s *Server) checkUnused(ctx context.Context, id volume.ID, staging string) 
 	defer dev.Close()
 	var stacked []loop.Info
 	if s.mayStack(ctx, id) {
-		if stacked, err = findStacked(id); err != nil {
+		if stacked, err = s.findStacked(id); err != nil {
 			return err
 		}
 	}
