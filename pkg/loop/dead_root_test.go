@@ -50,6 +50,10 @@ func TestADeviceOnADeadFilesystemIsListedAndLetGo(t *testing.T) {
 	defer dev.Close()
 	must(img.Close())
 
+	var before, after loop.Index
+	if found, err := before.Find("dead-test"); err != nil || len(found) != 1 {
+		t.Errorf("while it lives: %v, %v", found, err)
+	}
 	root, err := os.Open(mnt)
 	must(err)
 	how := uint32(2) // XFS_FSOP_GOING_FLAGS_NOLOGFLUSH
@@ -77,6 +81,20 @@ func TestADeviceOnADeadFilesystemIsListedAndLetGo(t *testing.T) {
 	}
 	if found, err := loop.Find("dead-test"); err != nil || len(found) != 0 {
 		t.Errorf("it has a tag: %v, %v", found, err)
+	}
+	for name, x := range map[string]*loop.Index{"one that knew it alive": &before, "one that did not": &after} {
+		if found, err := x.Find("dead-test"); err != nil || len(found) != 0 {
+			t.Errorf("%s finds it by its tag: %v, %v", name, found, err)
+		}
+		if d, err := x.Open("dead-test"); err != nil || d != nil {
+			t.Errorf("%s opens it by its tag: %v, %v", name, d, err)
+		}
+		if found, err := x.FindDead("/mnt/disk.img"); err != nil || len(found) != 1 || found[0].Index != dev.Index() {
+			t.Errorf("%s does not find it by its path: %v, %v", name, found, err)
+		}
+		if found, err := x.FindDead("/below.img"); err != nil || len(found) != 0 {
+			t.Errorf("%s takes one that lives for dead: %v, %v", name, found, err)
+		}
 	}
 	again, err := info.Open()
 	must(err)

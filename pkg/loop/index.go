@@ -36,6 +36,11 @@ type sighting struct {
 	sequence   uint64
 	tag        string
 	dev, inode uint64 // of the backing file
+	path       string // where it seemed to be
+}
+
+func sightingOf(sequence uint64, i Info) sighting {
+	return sighting{sequence, i.Tag, i.BackingDev, i.BackingInode, i.BackingPath}
 }
 
 // Find is every attached device with exactly this tag, in order of index.
@@ -47,6 +52,13 @@ func (x *Index) Find(tag string) ([]Info, error) {
 // inode number as in Info.
 func (x *Index) FindOn(dev, inode uint64) ([]Info, error) {
 	return x.search(func(s sighting) bool { return s.dev == dev && s.inode == inode })
+}
+
+// FindDead is every attached device that is Dead and whose backing file had a path
+// with this end when it was seen first, in order of index. It has no tag any more.
+func (x *Index) FindDead(pathEnd string) ([]Info, error) {
+	found, err := x.search(func(s sighting) bool { return strings.HasSuffix(s.path, pathEnd) })
+	return slices.DeleteFunc(found, func(i Info) bool { return !i.Dead }), err
 }
 
 // Open holds an attached device with this tag; nil means that there is none. The
@@ -86,7 +98,7 @@ func openTagged(index int, tag string) (*Device, error) {
 	dev, err := open(index, unix.O_RDONLY)
 	if err == nil {
 		var status *unix.LoopInfo64
-		if status, err = unix.IoctlLoopGetStatus64(int(dev.file.Fd())); err == nil && tagOf(status) == tag {
+		if status, _, err = dev.status(); err == nil && tagOf(status) == tag {
 			return dev, nil
 		}
 		dev.Close()
@@ -124,7 +136,7 @@ func (x *Index) search(wanted func(sighting) bool) ([]Info, error) {
 		if err != nil {
 			return fail(err)
 		}
-		if ok && wanted(sighting{s.sequence, info.Tag, info.BackingDev, info.BackingInode}) {
+		if ok && wanted(sightingOf(s.sequence, info)) {
 			infos = append(infos, info)
 		}
 	}
@@ -155,7 +167,7 @@ func (x *Index) see(dir *os.File, index int) (s sighting, ok bool, err error) {
 	if err != nil || !ok {
 		return sighting{}, false, err
 	}
-	s = sighting{sequence, info.Tag, info.BackingDev, info.BackingInode}
+	s = sightingOf(sequence, info)
 	if numbered {
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -167,8 +179,7 @@ func (x *Index) see(dir *os.File, index int) (s sighting, ok bool, err error) {
 	return s, true, nil
 }
 
-// lookAgain asks the kernel about a device; ok is false if it is not attached, or
-// tells nothing any more.
+// lookAgain asks the kernel about a device; ok is false if it is not attached.
 func lookAgain(index int) (info Info, ok bool, err error) {
 	info, ok, err = look(index, func(string) bool { return true })
 	if err != nil && !counts(index, err) {

@@ -149,9 +149,9 @@ func list(wanted func(tag string) bool) ([]Info, error) {
 }
 
 // counts says whether an error of looking at a device is one of the search: not if
-// the device is gone, nor if the filesystem of its backing file has failed.
+// the device is gone.
 func counts(index int, err error) bool {
-	return !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, unix.EIO) && isAttached(index)
+	return !errors.Is(err, volume.ErrNotFound) && isAttached(index)
 }
 
 func look(index int, wanted func(tag string) bool) (info Info, ok bool, err error) {

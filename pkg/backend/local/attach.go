@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,7 +98,7 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 	if err := p.guard.checkRoom(o); err != nil {
 		return nil, err
 	}
-	d, err := findLoop(o.ID, img)
+	d, err := p.backend.findLoop(o.ID, img)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +124,7 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	// Somebody who does not know our lock may have been faster by an instant.
-	if err := checkAlone(d, o.ID, img); err != nil {
+	if err := p.backend.checkAlone(d, o.ID, img); err != nil {
 		return nil, errors.Join(err, d.Detach())
 	}
 	return d, p.settle(o, d)
@@ -164,8 +162,8 @@ func (p *pool) settle(o object, d *loop.Device) error {
 }
 
 // checkAlone refuses an image that another loop device has too.
-func checkAlone(d *loop.Device, id volume.ID, img *os.File) error {
-	all, err := loopsOn(img)
+func (b *Backend) checkAlone(d *loop.Device, id volume.ID, img *os.File) error {
+	all, err := b.loopsOn(img)
 	if err != nil {
 		return err
 	}
@@ -178,22 +176,12 @@ func checkAlone(d *loop.Device, id volume.ID, img *os.File) error {
 }
 
 // loopsOn are the loop devices that have an open file, whatever their tag.
-func loopsOn(img *os.File) ([]loop.Info, error) {
+func (b *Backend) loopsOn(img *os.File) ([]loop.Info, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
 		return nil, fmt.Errorf("stat %s: %w", img.Name(), err)
 	}
-	all, err := loop.List()
-	if err != nil {
-		return nil, err
-	}
-	var out []loop.Info
-	for _, l := range all {
-		if l.BackingDev == st.Dev && l.BackingInode == st.Ino {
-			out = append(out, l)
-		}
-	}
-	return out, nil
+	return b.loops.FindOn(st.Dev, st.Ino)
 }
 
 // checkData refuses a data/ that is not the one that the record was written for,
@@ -214,8 +202,8 @@ func (p *pool) checkData(o object) error {
 
 // findLoop finds the loop device that has the volume's tag and checks that it is
 // on this very image. nil means that there is none.
-func findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
-	found, err := loop.Find(tagOf(id))
+func (b *Backend) findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
+	found, err := b.loops.Find(tagOf(id))
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +212,7 @@ func findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
 			volume.ErrPrecondition, len(found), found[0].Index, found[1].Index, id)
 	}
 	if len(found) == 0 {
-		return nil, checkAlone(nil, id, img)
+		return nil, b.checkAlone(nil, id, img)
 	}
 	d, err := found[0].Open()
 	if errors.Is(err, volume.ErrNotFound) {
@@ -269,66 +257,25 @@ func (b *Backend) Lookup(_ context.Context, id volume.ID) (*backend.Device, bool
 
 // openByTag opens the loop device of a volume; nil means that there is none. It
 // needs neither pool nor record, so what is attached can be let go when the pool
-// is away. Where the volume was last time is looked at first: with hundreds of
-// loops, and a call a minute for each, looking at all of them would add up.
-func (b *Backend) openByTag(id volume.ID) (*loop.Device, error) {
-	if hint, ok := b.lastSeen.Load(id); ok {
-		if d, err := openIfTagged(hint.(int), id); d != nil || err != nil {
-			return d, err
-		}
-		b.lastSeen.Delete(id)
-	}
-	d, err := openTagged(id)
-	if d != nil {
-		b.lastSeen.Store(id, d.Index())
-	}
-	return d, err
-}
+// is away.
+func (b *Backend) openByTag(id volume.ID) (*loop.Device, error) { return openTagged(&b.loops, id) }
 
-// openTagged looks at all loop devices for that of a volume and opens it; nil
-// means that there is none.
-func openTagged(id volume.ID) (*loop.Device, error) {
-	found, err := loop.Find(tagOf(id))
-	if err == nil && len(found) == 0 {
-		found, err = deadLoops(id)
+func openTagged(loops *loop.Index, id volume.ID) (*loop.Device, error) {
+	d, err := loops.Open(tagOf(id))
+	if d != nil || err != nil {
+		return d, err
 	}
-	if err != nil || len(found) == 0 {
+	// If its pool is dead it has no tag any more, so the path must do, which ends with
+	// the id: what is attached can be let go all the same.
+	dead, err := loops.FindDead("/" + objectDir(id) + "/" + dataDir + "/" + imageFile)
+	if err != nil || len(dead) == 0 {
 		return nil, err
 	}
-	d, err := found[0].Open()
+	d, err = dead[0].Open()
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil, nil
 	}
 	return d, err
-}
-
-// deadLoops are the devices of a volume whose pool is dead. They have no tag any
-// more, so the path must do, which ends with the id: what is attached can be let go
-// all the same.
-func deadLoops(id volume.ID) ([]loop.Info, error) {
-	all, err := loop.List()
-	return slices.DeleteFunc(all, func(l loop.Info) bool {
-		return !l.Dead || !strings.HasSuffix(l.BackingPath, "/"+objectDir(id)+"/"+dataDir+"/"+imageFile)
-	}), err
-}
-
-// openIfTagged opens a loop device if it has the volume's tag; else it is nil.
-func openIfTagged(index int, id volume.ID) (*loop.Device, error) {
-	d, err := loop.Open(index)
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	info, err := d.Info()
-	if err == nil && info.Tag == tagOf(id) {
-		return d, nil
-	}
-	if errors.Is(err, volume.ErrNotFound) {
-		err = nil
-	}
-	return nil, errors.Join(err, d.Close())
 }
 
 // Refresh implements backend.Attacher.
@@ -388,9 +335,8 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 	if err != nil {
 		return fmt.Errorf("detach %s: %w", id, err)
 	}
-	b.lastSeen.Delete(id)
 	for end := time.Now().Add(detachWait); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		found, err := loop.Find(tagOf(id))
+		found, err := b.loops.Find(tagOf(id))
 		if err != nil || len(found) == 0 || ctx.Err() != nil {
 			return err
 		}
@@ -401,7 +347,7 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 // checkUnused refuses to delete a volume that is attached, by whomever, and says
 // who has it.
 func (p *pool) checkUnused(id volume.ID) error {
-	found, err := loop.Find(tagOf(id))
+	found, err := p.backend.loops.Find(tagOf(id))
 	if err != nil {
 		return err
 	}
@@ -413,7 +359,7 @@ func (p *pool) checkUnused(id volume.ID) error {
 		if err != nil {
 			return err
 		}
-		found, err = loopsOn(img)
+		found, err = p.backend.loopsOn(img)
 		if cerr := img.Close(); err == nil {
 			err = cerr
 		}

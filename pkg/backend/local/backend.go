@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -84,7 +85,7 @@ type Backend struct {
 
 	guardTold trouble // under mu
 
-	lastSeen sync.Map // volume.ID -> index of its loop device; a hint
+	loops loop.Index // so that a call a minute for each of a thousand volumes costs little
 
 	// mu comes before slot.mu and is never held for long.
 	mu          sync.Mutex

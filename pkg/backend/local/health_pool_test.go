@@ -52,7 +52,7 @@ func TestTheImageOfAPoolIsWatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	on, err := loopsOn(f)
+	on, err := b.loopsOn(f)
 	if err != nil || len(on) != 1 {
 		t.Fatalf("%v, %v", on, err)
 	}

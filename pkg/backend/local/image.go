@@ -148,7 +148,7 @@ func (b *Backend) keepAllocated(img *os.File) error {
 // attachImage finds the loop device that has the image, or makes it. There must
 // never be two: the same filesystem would be mounted twice.
 func (b *Backend) attachImage(ctx context.Context, img *os.File) (*loop.Device, error) {
-	attached, err := loopsOn(img)
+	attached, err := b.loopsOn(img)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -237,7 +238,7 @@ func (in intents) thawLeft(ctx context.Context, id volume.ID) (frozen bool, err 
 // thawVolume thaws the filesystem of a volume and says whether it was frozen. A
 // volume that is not attached is not frozen.
 func thawVolume(ctx context.Context, id volume.ID, fsType volume.FSType) (frozen bool, err error) {
-	d, err := openTagged(id)
+	d, err := openTagged(&loop.Index{}, id)
 	if err != nil || d == nil {
 		return false, err
 	}

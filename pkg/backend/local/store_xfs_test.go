@@ -32,7 +32,7 @@ func TestADirectoryOnXFSBecomesAPool(t *testing.T) {
 	if err := initPool(t, state, dir); err != nil {
 		t.Fatal(err)
 	}
-	status, err := Inspect(state)
+	status, err := Inspect(t.Context(), Inspection{StateDir: state})
 	if err != nil || len(status) != 1 || !status[0].Available || status[0].Room == 0 {
 		t.Errorf("%+v, %v", status, err)
 	}

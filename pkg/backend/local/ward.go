@@ -120,13 +120,13 @@ func (g *guard) work(ctx context.Context, w *ward, p plan) error {
 			return err
 		}
 	}
-	return w.setDirtyLimit(p.limit)
+	return g.setDirtyLimit(w, p.limit)
 }
 
 // open marks the volume and opens its filesystem. One that is mounted nowhere is
 // left alone: it may be under repair, and nobody writes to it.
 func (g *guard) open(ctx context.Context, w *ward) error {
-	d, err := openIfTagged(w.index, w.id)
+	d, err := g.pool.backend.openByTag(w.id)
 	if err != nil || d == nil {
 		return err
 	}
@@ -184,8 +184,8 @@ func (g *guard) thaw(w *ward) error {
 	return g.pool.backend.cfg.Fault.At("guard/thawed")
 }
 
-func (w *ward) setDirtyLimit(limit volume.Bytes) error {
-	d, err := openIfTagged(w.index, w.id)
+func (g *guard) setDirtyLimit(w *ward, limit volume.Bytes) error {
+	d, err := g.pool.backend.openByTag(w.id)
 	if err != nil || d == nil {
 		return err
 	}

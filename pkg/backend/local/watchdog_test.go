@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
+	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -30,7 +31,7 @@ func (b *bench) mounted(name string, fsType volume.FSType) (volume.ID, *os.File)
 		b.t.Fatal(err)
 	}
 	defer dev.Hold.Close()
-	d, err := openTagged(v.ID)
+	d, err := openTagged(&loop.Index{}, v.ID)
 	if err != nil || d == nil {
 		b.t.Fatalf("no loop device: %v", err)
 	}
