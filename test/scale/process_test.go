@@ -54,6 +54,7 @@ func (s *scene) used() volume.Bytes {
 	dir, err := os.Open(s.disk)
 	s.must(err)
 	defer dir.Close()
+	s.must(btrfs.Commit(dir)) // the counters follow it
 	uuid, err := btrfs.FilesystemUUID(dir)
 	s.must(err)
 	var sum volume.Bytes

@@ -32,7 +32,7 @@ const edge = 50
 func TestTwoHundredVolumes(t *testing.T) {
 	roottest.Require(t)
 	var page figures.Page
-	run(t, plan{fsType: "btrfs", volumes: 200, snapshots: 2, mounted: 50, restarts: 3, round: 3 * time.Second}, &page)
+	run(t, plan{fsType: "btrfs", volumes: 200, snapshots: 2, mounted: 40, restarts: 3, round: 2 * time.Second}, &page)
 	t.Log("\n" + page.String())
 }
 

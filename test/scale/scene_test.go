@@ -66,8 +66,22 @@ func newScene(t *testing.T, p plan, page *figures.Page) *scene {
 	s.must(pools.Close())
 	s.box.Flags = []string{"--pool=" + s.disk, "-v=0"}
 	s.driver = s.box.Start()
+	s.waitForBallast()
 	s.before = s.observe()
 	return s
+}
+
+// waitForBallast waits for the last that a new pool gets, in the background.
+func (s *scene) waitForBallast() {
+	s.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(s.disk, "ballast")); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Fatal("the new pool has no ballast")
+		}
+	}
 }
 
 func (s *scene) must(err error) {
