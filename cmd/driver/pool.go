@@ -15,6 +15,7 @@ import (
 func poolCommands() []command {
 	return []command{
 		{"init", "make a pool of a directory, a pool image or a whole disk, and register it", runPoolInit},
+		{"adopt", "register a pool that comes from another node, or whose registration was lost", runPoolAdopt},
 		{"status", "show what the pools hold and where their space is", runPoolStatus},
 	}
 }

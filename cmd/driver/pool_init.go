@@ -30,7 +30,7 @@ type placeOptions struct {
 }
 
 // parse is the configuration of the engine that makes or adopts the pools of args.
-func (o *placeOptions) parse(fs *pflag.FlagSet, args []string, out io.Writer) (local.Config, error) {
+func (o *placeOptions) parse(fs *pflag.FlagSet, args []string) (local.Config, error) {
 	fs.StringVar(&o.dir, "dir", "", "where to mount the disk; "+poolsDir+"/NAME unless given")
 	o.format = addFormat(fs)
 	if err := fs.Parse(args); err != nil {
@@ -74,7 +74,7 @@ func runPoolInit(ctx context.Context, args []string, out io.Writer) error {
 	if err := fs.MarkHidden("pool"); err != nil {
 		return err
 	}
-	cfg, err := o.parse(fs, args, out)
+	cfg, err := o.parse(fs, args)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func runPoolInit(ctx context.Context, args []string, out io.Writer) error {
 	if err := errors.Join(engine.Init(ctx), engine.Close()); err != nil {
 		return err
 	}
-	made, err := registered(ctx, cfg)
+	made, err := registered(ctx, cfg, false)
 	if err != nil {
 		return err
 	}
@@ -95,14 +95,15 @@ func runPoolInit(ctx context.Context, args []string, out io.Writer) error {
 			if p.Kind == "disk" {
 				fmt.Fprintf(out, "  %s of %s on %s (%s), mounted at %s\n", p.Size, p.Filesystem, cfg.Pools[i].Device, p.FilesystemUUID, p.Dir)
 			}
-			nextSteps(out, p, cfg.Pools[i].Size)
+			nextSteps(out, p)
 		}
 		return nil
 	})
 }
 
-// registered is the status of the pools of a configuration, in its order.
-func registered(ctx context.Context, cfg local.Config) ([]local.PoolStatus, error) {
+// registered is the status of the pools of a configuration, in its order; extents
+// asks for what is in them.
+func registered(ctx context.Context, cfg local.Config, extents bool) ([]local.PoolStatus, error) {
 	all, err := local.Inspect(ctx, local.Inspection{StateDir: cfg.StateDir})
 	if err != nil {
 		return nil, err
@@ -113,16 +114,22 @@ func registered(ctx context.Context, cfg local.Config) ([]local.PoolStatus, erro
 		if at < 0 {
 			return nil, fmt.Errorf("%w: pool %s is not registered", volume.ErrUnavailable, pc.Name)
 		}
-		out = append(out, all[at])
+		found := all[at : at+1]
+		if extents {
+			if found, err = local.Inspect(ctx, local.Inspection{StateDir: cfg.StateDir, Pool: all[at].Name, Extents: true}); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, found...)
 	}
 	return out, nil
 }
 
 // nextSteps says how the driver comes to use a pool.
-func nextSteps(out io.Writer, p local.PoolStatus, size volume.Bytes) {
+func nextSteps(out io.Writer, p local.PoolStatus) {
 	flags := []string{fmt.Sprintf("--pool=%s=%s", p.Name, p.Dir)}
-	if p.Kind == "image" {
-		flags = append(flags, fmt.Sprintf("--pool-size=%s=%d", p.Name, size))
+	if st, err := os.Stat(filepath.Join(p.Dir, local.ImageFile)); err == nil && p.Kind == "image" {
+		flags = append(flags, fmt.Sprintf("--pool-size=%s=%d", p.Name, st.Size()))
 	}
 	fmt.Fprintln(out, "\nTo use it, start the driver with:")
 	for _, f := range flags {

@@ -28,7 +28,7 @@ func (b *Backend) initDisk(ctx context.Context, pc PoolConfig) error {
 	if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the pool's mountpoint: %w", err)
 	}
-	unlock, err := lockDir(pc.Dir)
+	unlock, err := lockDirSoon(ctx, pc.Dir)
 	if err != nil {
 		return err
 	}
