@@ -96,6 +96,23 @@ func (r *run) draw(name, alt string, chart plot.Chart) {
 	r.Line("![%s](plots/%s.svg)", alt, name)
 }
 
+// removePlots removes the plots of an earlier run: what this one does not draw is
+// not in its page.
+func removePlots(t *testing.T, page string) {
+	t.Helper()
+	for _, kind := range []string{"database", "datapath", "copies"} {
+		old, err := filepath.Glob(filepath.Join(filepath.Dir(page), "plots", kind+"-*.svg"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range old {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestBenchmarks measures and writes the page.
 func TestBenchmarks(t *testing.T) {
 	path := os.Getenv("HOLDFAST_BENCH")
@@ -110,6 +127,9 @@ func TestBenchmarks(t *testing.T) {
 	}
 	begin := time.Now()
 	out := &page{path: path, quick: quick, begin: begin}
+	if len(all) == len(parts()) {
+		removePlots(t, path)
+	}
 	for _, p := range all {
 		out.pending = append(out.pending, p.title)
 	}

@@ -190,10 +190,10 @@ func (p *pathBench) tell() {
 			if p.wanted("block", n) {
 				s := p.ratio(ld.name, "block", n)
 				block = s.String()
-				p.aimRatio(fmt.Sprintf("block volume / plain file, %s, %s", ld.name, p.pool), dataPathAim, s)
+				p.aimRatio(fmt.Sprintf("block volume / plain file, %s, pool on %s", ld.name, p.pool), dataPathAim, s)
 			}
 			s := p.ratio(ld.name, "volume", n)
-			p.aimRatio(fmt.Sprintf("volume / plain file, %s, %d snapshots, %s", ld.name, n, p.pool), dataPathAim, s)
+			p.aimRatio(fmt.Sprintf("volume / plain file, %s, snapshots: %d, pool on %s", ld.name, n, p.pool), dataPathAim, s)
 			p.Row(ld.name, fmt.Sprint(n), name("volume"), name("plain"), s.String(), block, latency("volume"), latency("plain"))
 		}
 	}
@@ -241,7 +241,7 @@ func (p *pathBench) plots() {
 	}
 	fall := slices.Max(p.states)
 	p.Line("")
-	p.Line("The lowest median ratio is %.2f. With %d snapshots random writes have %.2f of their rate without a snapshot in the volume, and", worst, fall, p.fall("volume", fall))
+	p.Line("The lowest median ratio is %.2f. With %d snapshots, random writes have %.2f of their rate without a snapshot in the volume, and", worst, fall, p.fall("volume", fall))
 	p.Line("%.2f in the plain file: that is what copy-on-write costs on this pool while blocks are overwritten for the first time.", p.fall("plain", fall))
 }
 

@@ -126,14 +126,11 @@ func (p *page) summary(out *figures.Page) {
 	out.Line("")
 	out.Line("## What is weak")
 	out.Line("")
-	if missed := out.Missed(); len(missed) == 0 {
-		out.Line("No aim was missed in this run.")
-	} else {
-		out.Line("Aims that were missed in this run:")
-		out.Line("")
-		for _, m := range missed {
-			out.Line("* %s", m)
-		}
+	missed := out.Missed()
+	out.Line("%d aims were missed in this run.", len(missed))
+	out.Line("")
+	for _, m := range missed {
+		out.Line("* %s", m)
 	}
 	out.Line("")
 	out.Line("Copy-on-write is not free on any pool: the first overwrite of each block after a snapshot goes to new space. The data path")
