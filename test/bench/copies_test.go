@@ -44,7 +44,7 @@ func (c *copyTimes) operations() []struct {
 }
 
 // measureCopies copies a volume in all ways and deletes the copies, for rounds or
-// until it has taken limit, but twice at least. j writes to the volume, if it is
+// until it has taken limit, but three times at least. j writes to the volume, if it is
 // not nil.
 func measureCopies(r *run, d *harness.Driver, id string, claim orchestrator.Claim, j *workload.Journal, rounds int, limit time.Duration) *copyTimes {
 	r.t.Helper()
@@ -71,7 +71,7 @@ func measureCopies(r *run, d *harness.Driver, id string, claim orchestrator.Clai
 		*to = append(*to, j.Stall())
 	}
 	start := time.Now()
-	for i := 0; i < rounds && (i < 2 || time.Since(start) < limit); i++ {
+	for i := 0; i < rounds && (i < 3 || time.Since(start) < limit); i++ {
 		var snap, restored, cloned string
 		stalled(&c.stall, func() {
 			timed(&c.snapshot, func() error {

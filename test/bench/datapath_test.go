@@ -30,8 +30,8 @@ func dataPath(r *run, pool string) {
 		loads: []load{
 			{"4k random read", "randread", 4096, 16, orQuick(r, 4*time.Second, time.Second)},
 			{"4k random write", "randwrite", 4096, 16, orQuick(r, 4*time.Second, time.Second)},
-			{"1M sequential read", "read", 1 << 20, 4, orQuick(r, 3*time.Second, time.Second)},
-			{"1M sequential write", "write", 1 << 20, 4, orQuick(r, 3*time.Second, time.Second)},
+			{"1M sequential read", "read", 1 << 20, 4, orQuick(r, 2*time.Second, time.Second)},
+			{"1M sequential write", "write", 1 << 20, 4, orQuick(r, 2*time.Second, time.Second)},
 		},
 	}
 	for _, claim := range []orchestrator.Claim{
