@@ -56,18 +56,18 @@ func database(r *run, pool string) {
 	const pace = 250 * time.Millisecond
 	loader, err := db.StartLoader(r.ctx, pace)
 	r.must(err)
-	time.Sleep(orQuick(r, 40*time.Second, 10*time.Second)) // until the load is steady
+	time.Sleep(orQuick(r, 35*time.Second, 10*time.Second)) // until the load is steady
 
 	w.begin = time.Now()
-	w.phase("before, nothing happens", orQuick(r, 60*time.Second, 12*time.Second), nil)
+	w.phase("before, nothing happens", orQuick(r, 50*time.Second, 12*time.Second), nil)
 	for _, size := range []volume.Bytes{4 * volume.GiB, 8 * volume.GiB} {
-		w.phase(fmt.Sprintf("after growth to %s", size), orQuick(r, 30*time.Second, 11*time.Second), func() error {
+		w.phase(fmt.Sprintf("after growth to %s", size), orQuick(r, 25*time.Second, 11*time.Second), func() error {
 			return d.Expand(r.ctx, id, "database", claim, size)
 		})
 	}
 	claim.Size = 8 * volume.GiB
 	var snap string
-	w.phase("after the snapshot", orQuick(r, 60*time.Second, 12*time.Second), func() error {
+	w.phase("after the snapshot", orQuick(r, 50*time.Second, 12*time.Second), func() error {
 		s, err := d.Snapshot(r.ctx, "database-snapshot", id)
 		snap = s.GetSnapshotId()
 		return err
