@@ -41,7 +41,9 @@ func attachedAs(t *testing.T, id volume.ID) loop.Info {
 
 // A device that somebody has open survives its detach and is told by the kernel
 // to go with its last user. If it is found again before that, it must stay.
-func TestABlockDeviceThatIsFoundAgainStays(t *testing.T) { onEach(t, testABlockDeviceThatIsFoundAgainStays) }
+func TestABlockDeviceThatIsFoundAgainStays(t *testing.T) {
+	onEach(t, testABlockDeviceThatIsFoundAgainStays)
+}
 
 func testABlockDeviceThatIsFoundAgainStays(t *testing.T, fsType string) {
 	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
@@ -137,7 +139,9 @@ func TestAMissingDeviceIsNotAMissingVolume(t *testing.T) {
 	}
 }
 
-func TestAForeignLoopOnAnImageIsNotIgnored(t *testing.T) { onEach(t, testAForeignLoopOnAnImageIsNotIgnored) }
+func TestAForeignLoopOnAnImageIsNotIgnored(t *testing.T) {
+	onEach(t, testAForeignLoopOnAnImageIsNotIgnored)
+}
 
 func testAForeignLoopOnAnImageIsNotIgnored(t *testing.T, fsType string) {
 	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
@@ -167,7 +171,9 @@ func testAForeignLoopOnAnImageIsNotIgnored(t *testing.T, fsType string) {
 	}
 }
 
-func TestDataThatWasSwappedIsNotAttached(t *testing.T) { onEach(t, testDataThatWasSwappedIsNotAttached) }
+func TestDataThatWasSwappedIsNotAttached(t *testing.T) {
+	onEach(t, testDataThatWasSwappedIsNotAttached)
+}
 
 func testDataThatWasSwappedIsNotAttached(t *testing.T, fsType string) {
 	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")

@@ -49,7 +49,9 @@ func fillMetadata(t *testing.T, p *pool) (foreign string) {
 	}
 }
 
-func TestAPoolWithoutMetadataStillDeletes(t *testing.T) { onEach(t, testAPoolWithoutMetadataStillDeletes) }
+func TestAPoolWithoutMetadataStillDeletes(t *testing.T) {
+	onEach(t, testAPoolWithoutMetadataStillDeletes)
+}
 
 func testAPoolWithoutMetadataStillDeletes(t *testing.T, fsType string) {
 	b := newBenchOn(t, fsType, minPoolSize, nil, "default")

@@ -106,7 +106,9 @@ func TestOneUnreadableRegistrationDoesNotCloseTheOtherPools(t *testing.T) {
 	}
 }
 
-func TestOneBadEntryDoesNotHoldUpTheTrash(t *testing.T) { onEach(t, testOneBadEntryDoesNotHoldUpTheTrash) }
+func TestOneBadEntryDoesNotHoldUpTheTrash(t *testing.T) {
+	onEach(t, testOneBadEntryDoesNotHoldUpTheTrash)
+}
 
 func testOneBadEntryDoesNotHoldUpTheTrash(t *testing.T, fsType string) {
 	b := newBenchOn(t, fsType, volume.GiB, nil, "default")
