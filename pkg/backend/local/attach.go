@@ -115,7 +115,8 @@ func (p *pool) attachOnce(ctx context.Context, o object) (*loop.Device, error) {
 	d, err = loop.Attach(ctx, loop.Config{
 		Backing: img, Tag: tagOf(o.ID), BlockSize: o.Format.SectorSize,
 		// A 512-byte image on a 4096-byte pool cannot have direct I/O.
-		DirectIO: o.Format.SectorSize == 4096,
+		DirectIO:  o.Format.SectorSize == 4096,
+		NoDiscard: p.keepsBlocks(o),
 	})
 	if err != nil {
 		return nil, err
@@ -140,6 +141,11 @@ func (p *pool) settle(o object, d *loop.Device) error {
 		}
 		if size < o.Size { // it lingered while the volume grew
 			if err := d.Refresh(); err != nil {
+				return err
+			}
+		}
+		if p.keepsBlocks(o) {
+			if err := d.SetNoDiscard(); err != nil { // it may come from a driver that overcommitted
 				return err
 			}
 		}
@@ -312,8 +318,11 @@ const detachWait = 500 * time.Millisecond
 // Detach implements backend.Attacher.
 func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 	d, err := b.openByTag(id)
-	if err != nil || d == nil {
+	if err != nil {
 		return err
+	}
+	if d == nil {
+		return b.endGuard(ctx, id, nil)
 	}
 	err = b.endGuard(ctx, id, d)
 	if err == nil {

@@ -260,11 +260,11 @@ func (b *Backend) thawUntil(ctx context.Context) {
 
 // Close lets go of the pools. They stay mounted and their volumes attached.
 func (b *Backend) Close() error {
-	errs := []error{b.state.Close()}
+	var errs []error
 	for _, s := range b.slots {
 		errs = append(errs, s.close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.state.Close())...)
 }
 
 // Capabilities implements backend.Provisioner.

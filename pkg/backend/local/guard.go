@@ -256,15 +256,22 @@ func (g *guard) lastReserve() volume.Bytes {
 	return g.reserve
 }
 
-// set decides whether the pool's filesystems are to be frozen; tend does it.
-func (g *guard) set(frozen bool, sp space, reserve volume.Bytes) {
+// want is whether the pool's filesystems are to be frozen; tend does it. It says
+// what was wanted before, and since when they were frozen.
+func (g *guard) want(frozen bool, reserve volume.Bytes) (was bool, since time.Time) {
 	g.mu.Lock()
-	was, since := g.frozen, g.since
+	defer g.mu.Unlock()
+	was, since = g.frozen, g.since
 	g.frozen, g.reserve = frozen, reserve
 	if frozen && !was {
 		g.since = time.Now()
 	}
-	g.mu.Unlock()
+	return was, since
+}
+
+// set is want, and tells what changes.
+func (g *guard) set(frozen bool, sp space, reserve volume.Bytes) {
+	was, since := g.want(frozen, reserve)
 	b, p := g.pool.backend, g.pool
 	switch {
 	case frozen && !was:
@@ -289,7 +296,8 @@ func (g *guard) leave() {
 	if !isNear(sp.Cover, reserve) {
 		return
 	}
-	g.set(true, sp, reserve)
+	g.want(true, reserve)
+	g.pool.backend.notice(GuardFroze, "pool %s is nearly full and this driver stops: with room for %s its mounted filesystems are frozen until the next driver watches it", g.pool.name, sp.Cover)
 	for ctx.Err() == nil && !g.allFrozen() {
 		g.tend(ctx, sp.Cover, reserve, false)
 		time.Sleep(watchNear)
@@ -331,15 +339,13 @@ func (b *Backend) endGuard(ctx context.Context, id volume.ID, d *loop.Device) er
 	if err != nil || !guarded {
 		return err
 	}
-	view, err := privateRoot(d)
-	if view != nil || err != nil {
-		if view != nil {
-			err = view.Close()
+	if d != nil {
+		if mounted, err := isMounted(d); mounted || err != nil {
+			return err
 		}
-		return err
-	}
-	if _, err := thawVolume(ctx, id, ""); err != nil {
-		return err
+		if _, err := thawVolume(ctx, id, ""); err != nil {
+			return err
+		}
 	}
 	return b.marks.remove(id)
 }

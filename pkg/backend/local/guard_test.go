@@ -345,11 +345,19 @@ func TestAPromiseThatSomethingElseBreaksFreezes(t *testing.T) {
 	p := g.poolNamed("default")
 	v := g.create(filesystemSpec("v", volume.XFS, 400*volume.MiB))
 	dir := g.mountAt(v)
-	f := workload.StartFill(dir, workload.Direct)
-	foreign := filepath.Join(p.dir.Name(), "foreign")
-	if err := workload.Write(foreign, 1, 560*volume.MiB, false); err != nil {
+	sp, err := p.store.space()
+	if err != nil {
 		t.Fatal(err)
 	}
+	foreign := filepath.Join(p.dir.Name(), "foreign")
+	file, err := os.Create(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Fallocate(int(file.Fd()), 0, 0, int64(sp.Free-200*volume.MiB)), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	f := workload.StartFill(dir, workload.Direct)
 	g.waitFrozen(f)
 	g.mustWait(f)
 	if err := os.Remove(foreign); err != nil {
@@ -358,7 +366,6 @@ func TestAPromiseThatSomethingElseBreaksFreezes(t *testing.T) {
 	if err := p.store.commit(); err != nil {
 		t.Fatal(err)
 	}
-	var err error
 	within(t, time.Minute, "the volume is full", func() bool { _, err = f.Files(); return err != nil })
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Error(err)
@@ -491,7 +498,7 @@ func TestAWriterThatWasKilledEnds(t *testing.T) {
 	g.remove(v.ID)
 }
 
-func TestWhatTheGuardFroze(t *testing.T) {
+func TestWhatSomebodyThawsIsFrozenAgain(t *testing.T) {
 	g := newGuarded(t, 1280*volume.MiB, 10, nil)
 	v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
 	dir := g.mountAt(v)

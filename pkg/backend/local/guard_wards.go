@@ -152,17 +152,18 @@ func (p *pool) filesystemVolumes() map[volume.ID]object {
 
 // letGo ends the guard of a volume that is about to be detached. One that was
 // unmounted while it was frozen has no writers any more: it is thawed, or it would
-// keep its device for ever. One that is still mounted stays as it is.
+// keep its device for ever. One that is still mounted stays as it is. d is nil if
+// the device is gone already.
 func (g *guard) letGo(ctx context.Context, id volume.ID, d *loop.Device) error {
 	w, err := g.seize(ctx, id)
 	if w == nil || err != nil {
 		return err
 	}
-	if view, err := privateRoot(d); view != nil || err != nil {
+	if d == nil {
+		return g.drop(w)
+	}
+	if mounted, err := isMounted(d); mounted || err != nil {
 		g.unseize(w)
-		if view != nil {
-			err = view.Close()
-		}
 		return err
 	}
 	if w.frozen {

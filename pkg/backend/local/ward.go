@@ -159,10 +159,14 @@ func (g *guard) freeze(w *ward) error {
 	if err := g.pool.backend.cfg.Fault.At("guard/freeze"); err != nil {
 		return err
 	}
+	start := time.Now()
 	err := filesystem.Freeze(w.root)
 	switch {
 	case err == nil:
 		w.frozen = true
+		if t := g.pool.backend.tallyOf(g.pool.name); t != nil {
+			t.guardFreezes.observe(time.Since(start))
+		}
 	case errors.Is(err, volume.ErrBusy) && w.frozen:
 		// As it should be.
 	case errors.Is(err, volume.ErrBusy):
@@ -219,6 +223,16 @@ func privateRoot(d *loop.Device) (*os.File, error) {
 		}
 	}
 	return nil, nil
+}
+
+// isMounted says whether this namespace shows the filesystem on a loop device.
+func isMounted(d *loop.Device) (bool, error) {
+	info, err := d.Info()
+	if err != nil {
+		return false, err
+	}
+	mounts, err := mount.List()
+	return len(mount.OfDevice(mounts, info.Major, info.Minor)) > 0, err
 }
 
 func isReadOnlyFilesystem(m mount.Info) bool {
