@@ -104,7 +104,7 @@ func TestTheGuideQuotesWhatTheDriverSays(t *testing.T) {
 		"is not known: known are",
 		"a volume can be written to on one node only",
 		"supported are",
-		"are promised to its volumes;",
+		"which is enough for promises of",
 		"data loss",
 		"attached too; writing through both would destroy it",
 		"another process has the image locked",

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
@@ -187,6 +188,8 @@ func TestExt4ThatMetErrorsAndWentOnIsDegraded(t *testing.T) {
 	if err := os.WriteFile(trigger, []byte("1"), 0); err != nil {
 		t.Fatal(err)
 	}
+	// ext4 counts them a moment later (update_super_work).
+	within(t, 10*time.Second, "the error is found", func() bool { return len(b.found(id)) > 0 })
 	b.expect("errors=continue", b.found(id), "FilesystemErrors degraded")
 }
 

@@ -28,11 +28,12 @@ type ward struct {
 	// root is a view of the mounted filesystem that no unmount waits for. It is open
 	// while the pool is nearly full, so that nothing needs to be looked for when it
 	// is time to freeze. While it is open, the volume has a mark.
-	root    *os.File
-	frozen  bool         // by the guard
-	checked time.Time    // when it was still frozen
-	limit   volume.Bytes // on dirty memory, as it was set
-	limitAt time.Time    // zero: not yet
+	root     *os.File
+	frozen   bool         // by the guard
+	frozenAt time.Time    // by this one; zero: by the one before, or not
+	checked  time.Time    // when it was still frozen
+	limit    volume.Bytes // on dirty memory, as it was set
+	limitAt  time.Time    // zero: not yet
 }
 
 // plan is what the guard wants for a ward now.
@@ -159,14 +160,11 @@ func (g *guard) freeze(w *ward) error {
 	if err := g.pool.backend.cfg.Fault.At("guard/freeze"); err != nil {
 		return err
 	}
-	start := time.Now()
 	err := filesystem.Freeze(w.root)
 	switch {
 	case err == nil:
 		w.frozen = true
-		if t := g.pool.backend.tallyOf(g.pool.name); t != nil {
-			t.guardFreezes.observe(time.Since(start))
-		}
+		w.frozenAt = time.Now()
 	case errors.Is(err, volume.ErrBusy) && w.frozen:
 		// As it should be.
 	case errors.Is(err, volume.ErrBusy):
@@ -184,7 +182,10 @@ func (g *guard) thaw(w *ward) error {
 	if err := filesystem.Thaw(w.root); err != nil {
 		return fmt.Errorf("thaw %s: %w; its writers hang until: fsfreeze -u MOUNTPOINT", w.id, err)
 	}
-	w.frozen = false
+	if w.frozen = false; !w.frozenAt.IsZero() {
+		g.pool.tally().guardFreezes.observe(time.Since(w.frozenAt))
+	}
+	w.frozenAt = time.Time{}
 	return g.pool.backend.cfg.Fault.At("guard/thawed")
 }
 
