@@ -48,6 +48,7 @@ const diskSize = 4 * volume.TiB
 
 func newScene(t *testing.T, p plan, page *figures.Page) *scene {
 	t.Helper()
+	giveBackDevices(t) // after everything else
 	s := &scene{t: t, ctx: t.Context(), plan: p, page: page, box: harness.NewBox(t, volume.GiB)}
 	s.disk = filepath.Join(s.box.Dir, "disk")
 	file := s.diskFile()
