@@ -32,7 +32,7 @@ func (s *scene) empty() {
 	alone := s.neighbour(context.Background(), 20)
 	journal.Stall()
 	time.Sleep(3 * time.Second)
-	quiet := journal.Stall()
+	stallAlone := journal.Stall()
 
 	busy, stop := context.WithCancel(s.ctx)
 	beside := make(chan figures.Samples)
@@ -63,7 +63,7 @@ func (s *scene) empty() {
 	s.page.Table("what", "before", "while everything is deleted")
 	s.page.Row("CreateVolume and DeleteVolume of somebody else, p50", ms(alone.Median()), ms(meanwhile.Median()))
 	s.page.Row("the same, p99", ms(alone.Percentile(99)), ms(meanwhile.Percentile(99)))
-	s.page.Row("stall of the writer", ms(quiet), ms(stall))
+	s.page.Row("stall of the writer", ms(stallAlone), ms(stall))
 	s.page.Line("")
 	s.page.Line("After the last delete %d entries were in the trash. The driver was killed then, started in %s, and the trash was", inTrash, ms(started))
 	s.page.Line("empty %s after the kill.", ms(freed))

@@ -17,7 +17,7 @@ const (
 	mostStall    = time.Second
 	mostCapacity = 20 * time.Millisecond
 	mostPage     = 20 * time.Millisecond
-	mostStats    = 20 * time.Millisecond
+	mostStats    = 50 * time.Millisecond
 	// mostStatsCPU is what one call may cost: at kubelet's pace, a thousand volumes
 	// take less than two hundredths of one core.
 	mostStatsCPU = time.Millisecond
@@ -81,7 +81,7 @@ func (s *scene) restartMounted() {
 		targets[i] = target
 	}
 	journals := s.startWriters(in, targets)
-	quiet := longestStall(journals, 3*time.Second)
+	before := longestStall(journals, 3*time.Second)
 	var starts, stalls figures.Samples
 	for range s.plan.restarts {
 		starts = append(starts, s.killAndStart())
@@ -117,7 +117,7 @@ func (s *scene) restartMounted() {
 	s.page.Line("between two synced records of any of them.")
 	s.page.Table("what", "p50", "longest")
 	s.page.Row("start after a kill", ms(starts.Median()), ms(starts.Max()))
-	s.page.Row("stall of a writer, nothing happens for 3 s", "-", ms(quiet))
+	s.page.Row("stall of a writer, nothing happens for 3 s", "-", ms(before))
 	s.page.Row("stall of a writer while the driver is killed and starts", ms(stalls.Median()), ms(stalls.Max()))
 	s.page.Row("CreateSnapshot of mounted volumes, half of them written to", ms(snaps.Median()), ms(snaps.Max()))
 	s.page.Row("stall of a writer meanwhile", "-", ms(frozen))

@@ -49,7 +49,7 @@ func TestAThousandVolumes(t *testing.T) {
 	page.Line("machines. Times are in milliseconds. The run fails if an aim is missed.")
 	page.Line("")
 	page.Machine()
-	for _, fsType := range []string{"btrfs"} {
+	for _, fsType := range []string{"btrfs", "xfs"} {
 		run(t, plan{fsType: fsType, volumes: 1000, snapshots: 5, mounted: 200, restarts: 5, round: time.Minute}, &page)
 	}
 	if t.Failed() {
