@@ -70,7 +70,7 @@ func run(t *testing.T, p plan, page *figures.Page) {
 	page.Line("")
 	page.Line("## %d volumes and %d snapshots, %s pool", p.volumes, p.volumes*p.snapshots, p.fsType)
 	page.Line("")
-	page.Line("Of ten volumes seven are ext4 and one xfs (1 GiB), one is xfs and grown tenfold (300 MiB), one a raw block device.")
+	page.Line("Of ten volumes eight are ext4 (1 GiB), one is xfs and grown tenfold (300 MiB), one a raw block device (1 GiB).")
 	s.fill()
 	s.growTenfold()
 	s.list()

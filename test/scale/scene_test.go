@@ -131,8 +131,6 @@ func (s *scene) unmountDisk() {
 func claim(i int) orchestrator.Claim {
 	c := orchestrator.Claim{Name: fmt.Sprintf("volume-%04d", i), Size: volume.GiB, FSType: volume.Ext4}
 	switch i % kinds {
-	case 3:
-		c.FSType = volume.XFS
 	case 6:
 		c.FSType, c.Size = volume.XFS, smallXFS
 	case 9:
