@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,12 +34,16 @@ func Below(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	loops, err := LoopsBelow(root.Path())
+	if err != nil {
+		return err
+	}
 	var pools []string
 	for i := len(mounts) - 1; i >= 0; i-- {
 		if !strings.HasPrefix(mounts[i].Path, root.Path()+"/") {
 			continue
 		}
-		if mounts[i].FSType == "btrfs" {
+		if mounts[i].FSType == "btrfs" || hasImage(mounts[i].Path, loops) {
 			pools = append(pools, mounts[i].Path)
 			continue
 		}
@@ -49,12 +54,17 @@ func Below(ctx context.Context, dir string) error {
 	if err := detachBelow(root.Path()); err != nil {
 		return err
 	}
+	end := time.Now().Add(5 * time.Second)
 	for _, p := range pools {
-		if err := root.Unmount(ctx, p); err != nil {
+		err := root.Unmount(ctx, p)
+		for ; errors.Is(err, volume.ErrInUse) && time.Now().Before(end); err = root.Unmount(ctx, p) {
+			time.Sleep(5 * time.Millisecond) // a device that was just let go still has its image
+		}
+		if err != nil {
 			return err
 		}
 	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for ; ; time.Sleep(5 * time.Millisecond) {
 		left, err := LoopsBelow(root.Path())
 		if err != nil || len(left) == 0 {
 			return err
@@ -63,6 +73,11 @@ func Below(ctx context.Context, dir string) error {
 			return fmt.Errorf("loops stay attached: %v", left)
 		}
 	}
+}
+
+// hasImage says whether a loop device is on a file below a mount.
+func hasImage(mount string, loops []loop.Info) bool {
+	return slices.ContainsFunc(loops, func(l loop.Info) bool { return strings.HasPrefix(l.BackingPath, mount+"/") })
 }
 
 // LoopsBelow are the attached loop devices whose backing file is below dir, and

@@ -9,6 +9,8 @@ import (
 // Extent is a stretch of a file that has space, in bytes.
 type Extent struct {
 	Offset, Length int64
+	// Start is where it lies on the device; 0 if it has no place yet.
+	Start int64
 	// Shared: other files have the same space, or had it and the kernel does not
 	// know better yet. Overwriting takes new space.
 	Shared bool
@@ -47,7 +49,7 @@ func WalkExtents(f *os.File, visit func(Extent) error) error {
 			return fmt.Errorf("read the extents of %s from %d on: %w", f.Name(), start, err)
 		}
 		for _, e := range args.extents[:args.mapped] {
-			err := visit(Extent{Offset: int64(e.logical), Length: int64(e.length), Shared: e.flags&fiemapShared != 0})
+			err := visit(Extent{Offset: int64(e.logical), Length: int64(e.length), Start: int64(e.physical), Shared: e.flags&fiemapShared != 0})
 			if err != nil || e.flags&fiemapLast != 0 {
 				return err
 			}

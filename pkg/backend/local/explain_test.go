@@ -63,9 +63,11 @@ func (b *bench) mustShow(what string, got PoolStatus, want ...ObjectStatus) {
 	}
 }
 
-func TestStatusExplainsWhereTheSpaceIs(t *testing.T) {
+func TestStatusExplainsWhereTheSpaceIs(t *testing.T) { onEach(t, testStatusExplainsWhereTheSpaceIs) }
+
+func testStatusExplainsWhereTheSpaceIs(t *testing.T, fsType string) {
 	const size, written = 64 * volume.MiB, 16 * volume.MiB
-	b := newBench(t, volume.GiB, nil, "default")
+	b := newBenchOn(t, fsType, volume.GiB, nil, "default")
 	v, err := b.CreateVolume(t.Context(), volume.Spec{Name: "a", Size: size, Format: volume.Format{Mode: volume.ModeBlock}})
 	if err != nil {
 		t.Fatal(err)

@@ -22,18 +22,24 @@ func (b *bench) sizes(name string) (image, device, filesystem volume.Bytes) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	s, ok := p.store.(*btrfsStore)
-	if !ok {
-		b.t.Fatalf("no btrfs pool")
+	switch s := p.store.(type) {
+	case *btrfsStore:
+		var sp space
+		sp, err = s.space()
+		filesystem = sp.Total
+		if err == nil {
+			device, err = s.deviceSize()
+		}
+	case *xfsStore:
+		filesystem, err = s.size()
+		if err == nil {
+			device, err = s.deviceSize()
+		}
 	}
-	if device, err = s.deviceSize(); err != nil {
-		b.t.Fatal(err)
-	}
-	space, err := s.space()
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return volume.Bytes(st.Size()), device, space.Total
+	return volume.Bytes(st.Size()), device, filesystem
 }
 
 func (b *bench) mustHave(name string, size volume.Bytes) {
@@ -47,8 +53,10 @@ func (b *bench) mustHave(name string, size volume.Bytes) {
 	}
 }
 
-func TestAPoolImageGrowsWithItsFlag(t *testing.T) {
-	b := newBench(t, 640*volume.MiB, nil, "default")
+func TestAPoolImageGrowsWithItsFlag(t *testing.T) { onEach(t, testAPoolImageGrowsWithItsFlag) }
+
+func testAPoolImageGrowsWithItsFlag(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, 640*volume.MiB, nil, "default")
 	var h heard
 	b.cfg.Notice = h.notice
 	room, err := b.poolNamed("default").room()
@@ -83,14 +91,16 @@ func TestAPoolImageGrowsWithItsFlag(t *testing.T) {
 	}
 }
 
-func TestGrowingGoesOnAfterACrash(t *testing.T) {
+func TestGrowingGoesOnAfterACrash(t *testing.T) { onEach(t, testGrowingGoesOnAfterACrash) }
+
+func testGrowingGoesOnAfterACrash(t *testing.T, fsType string) {
 	crash := errors.New("crash")
 	for _, step := range []string{"grow-pool/allocated", "grow-pool/lengthened", "grow-pool/refreshed", "grow-pool/grown"} {
 		for _, reboot := range []bool{false, true} {
 			if step == "grow-pool/refreshed" && reboot {
 				continue // nothing is left of it, and the next attachment has the size
 			}
-			b := newBench(t, 600*volume.MiB, nil, "default")
+			b := newBenchOn(t, fsType, 600*volume.MiB, nil, "default")
 			b.cfg.Pools[0].Size = 700 * volume.MiB
 			met := 0
 			b.cfg.Fault = func(s string) error {

@@ -13,13 +13,14 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/xfs"
 )
 
-// grow implements store.
+// grow implements store. A few blocks at the end that make no allocation group
+// stay unused.
 func (s *xfsStore) grow() (before, after volume.Bytes, err error) {
 	if before, err = s.size(); err != nil {
 		return 0, 0, err
 	}
 	device, err := s.deviceSize()
-	if err != nil {
+	if err != nil || device <= before {
 		return before, before, err
 	}
 	if err := filesystem.GrowOnline(s.pool, volume.XFS, device); err != nil {
@@ -29,16 +30,17 @@ func (s *xfsStore) grow() (before, after volume.Bytes, err error) {
 	return before, after, err
 }
 
+// size is that of the filesystem: statfs(2) leaves the log out.
 func (s *xfsStore) size() (volume.Bytes, error) {
 	g, err := xfs.ReadGeometry(s.pool)
 	return volume.Bytes(g.Blocks * g.BlockSize), err
 }
 
-// deviceSize is the size of the data device, as the kernel has it now.
+// deviceSize is the size of the pool's device, as the kernel has it now.
 func (s *xfsStore) deviceSize() (volume.Bytes, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(s.pool.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("stat the pool: %w", err)
+		return 0, fmt.Errorf("find the pool's device: %w", err)
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(st.Dev), unix.Minor(st.Dev)))
 	if err != nil {

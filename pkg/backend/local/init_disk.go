@@ -109,7 +109,7 @@ func (b *Backend) ensureFilesystem(ctx context.Context, d disk.Device, pc PoolCo
 	}
 	found, ok, err := d.Filesystem()
 	if err == nil && !ok {
-		err = fmt.Errorf("the filesystem that was made on %s cannot be read back", d.Path)
+		err = fmt.Errorf("what mkfs made on %s cannot be read back", d.Path)
 	}
 	return found, err
 }
