@@ -26,6 +26,7 @@ import (
 // that fails is made again at the next look. See ward for what is known of each.
 type guard struct {
 	pool *pool
+	wake chan struct{} // a volume was attached
 
 	// mu is never held while something is measured, frozen or thawed.
 	mu      sync.Mutex
@@ -37,7 +38,8 @@ type guard struct {
 
 	// The rest is only used by watch.
 	speed    volume.Bytes // the fastest that the space was seen to shrink, a second
-	sample   volume.Bytes // what was free at sampled, to see that
+	pace     volume.Bytes // between the last two samples, a second
+	sample   volume.Bytes // what was free at sampled
 	sampled  time.Time
 	owes     appetite
 	owesAt   time.Time
@@ -51,7 +53,7 @@ type guard struct {
 }
 
 func newGuard(p *pool) *guard {
-	return &guard{pool: p, wards: map[volume.ID]*ward{}, speed: leastSpeed}
+	return &guard{pool: p, wake: make(chan struct{}, 1), wards: map[volume.ID]*ward{}, speed: leastSpeed}
 }
 
 // runGuard guards the slot's pool until ctx ends. Whatever is near to full then is
@@ -60,8 +62,9 @@ func (s *slot) runGuard(ctx context.Context) {
 	for {
 		wait := retryInterval
 		p, err := s.get()
+		var wake <-chan struct{}
 		if err == nil {
-			wait = p.guard.watch(ctx)
+			wait, wake = p.guard.watch(ctx), p.guard.wake
 		}
 		select {
 		case <-ctx.Done():
@@ -70,6 +73,8 @@ func (s *slot) runGuard(ctx context.Context) {
 			}
 			return
 		case <-time.After(wait):
+		case <-wake:
+			p.guard.owesAt = time.Time{} // it knows nothing of that volume
 		}
 	}
 }
@@ -125,7 +130,10 @@ func (g *guard) follow(sp space, now time.Time) {
 	if !g.sampled.IsZero() {
 		seen := volume.Bytes(float64(g.sample-sp.Free) / passed.Seconds())
 		forgotten := volume.Bytes(float64(g.speed) * (1 - min(passed.Seconds()/120, 0.5)))
-		g.speed = min(max(leastSpeed, forgotten, seen), 8*leastSpeed)
+		// What is seen once is no speed: btrfs allocates a chunk, a file is
+		// preallocated.
+		g.speed = min(max(leastSpeed, forgotten, min(seen, g.pace)), 8*leastSpeed)
+		g.pace = seen
 	}
 	g.sample, g.sampled = sp.Free, now
 }

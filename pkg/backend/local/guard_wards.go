@@ -28,8 +28,12 @@ func (g *guard) attached(o object, d *loop.Device) error {
 		return err
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.addLocked(o, d.Index())
+	g.mu.Unlock()
+	select {
+	case g.wake <- struct{}{}:
+	default: // it wakes already
+	}
 	return nil
 }
 

@@ -104,15 +104,18 @@ func dirtyLimit(cover, reserve volume.Bytes, n int, memory volume.Bytes) volume.
 const (
 	watchNear = 10 * time.Millisecond
 	watchFar  = 5 * time.Second
+	watchIdle = 500 * time.Millisecond // no volume needs anything
 )
 
 // watchAgain is when to measure next: when a quarter of the distance to the reserve
-// could have been written.
+// could have been written. The reserve itself may grow meanwhile, when a volume
+// comes to need more; an attachment wakes the guard.
 func watchAgain(cover, reserve, speed volume.Bytes) time.Duration {
 	if reserve == 0 {
-		return time.Second // a volume may be attached, or need more, any time
+		return watchIdle
 	}
-	away := time.Duration(float64(max(cover-reserve, 0)) / float64(4*speed) * float64(time.Second))
+	const growth = 256 * volume.MiB
+	away := time.Duration(float64(max(cover-reserve-growth, 0)) / float64(4*speed) * float64(time.Second))
 	return min(max(away, watchNear), watchFar)
 }
 

@@ -3,7 +3,6 @@ package local
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -86,7 +85,7 @@ func TestTheGuardLooksInTime(t *testing.T) {
 			t.Errorf("with room for %s it looks after %s", room, wait)
 		}
 	}
-	if wait := watchAgain(0, 0, leastSpeed); wait != time.Second {
+	if wait := watchAgain(0, 0, leastSpeed); wait != watchIdle {
 		t.Errorf("with nothing to guard it looks after %s", wait)
 	}
 }
