@@ -29,6 +29,7 @@ LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 BENCH_PAGE ?= docs/reference/performance.md
+SCALE_PAGE ?= docs/reference/scale.md
 
 .PHONY: help
 help: ## print the targets
@@ -96,6 +97,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 .PHONY: bench
 bench: bench-packages ## measure the driver, some 25 minutes, and write BENCH_PAGE and its plots; BENCH_QUICK=1: a short try (root)
 	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 HOLDFAST_BENCH=$(abspath $(BENCH_PAGE)) HOLDFAST_BENCH_QUICK=$(BENCH_QUICK) go test -count=1 -v -timeout 60m ./test/bench
+
+.PHONY: scale
+scale: test-packages ## a thousand volumes and 5,000 snapshots, in a pool of each kind; writes SCALE_PAGE (docs/reference/scale.md; root)
+	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 HOLDFAST_SCALE=$(abspath $(SCALE_PAGE)) go test -count=1 -v -timeout 90m -run TestAThousandVolumes ./test/scale
 
 .PHONY: bench-parts
 bench-parts: test-packages ## the benchmarks of single packages, for BENCHTIME (1s) each (root)
