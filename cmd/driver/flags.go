@@ -22,6 +22,7 @@ type options struct {
 	httpEndpoint  string
 	freezeTimeout time.Duration
 	overcommit    float64
+	trimInterval  time.Duration
 	verbosity     int
 	pod           string
 	requireShared bool
@@ -48,6 +49,7 @@ func (o *options) flags() *pflag.FlagSet {
 	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "host:port for /metrics, /healthz and /readyz; empty for none")
 	fs.DurationVar(&o.freezeTimeout, "freeze-timeout", local.DefaultFreezeTimeout, "how long a filesystem may stay frozen for a snapshot before it is thawed and the snapshot fails")
 	fs.Float64Var(&o.overcommit, "overcommit", 1, "how many times over a pool may be promised; with 1 no volume ever meets a full pool")
+	fs.DurationVar(&o.trimInterval, "trim-interval", local.DefaultTrimInterval, "how often what was deleted inside volumes is given back to a pool that overcommits; 0 for never")
 	addPod(fs, &o.pod)
 	fs.BoolVar(&o.requireShared, "require-shared-mounts", false, "serve nothing unless the host sees what is mounted below --kubelet-dir and below each pool's DIR; for a driver in a pod")
 	fs.IntVarP(&o.verbosity, "v", "v", 0, "log level: 0 changes and problems, 1 reads too, 2 every request and answer without its secrets")

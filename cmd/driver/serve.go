@@ -101,6 +101,7 @@ func newEngine(o options, hook fault.Hook, report *reporter) (*local.Backend, er
 	cfg.Runner = osexec.New()
 	cfg.FreezeTimeout = o.freezeTimeout
 	cfg.Overcommit = o.overcommit
+	cfg.TrimInterval = o.trimInterval
 	cfg.Notice = report.notice
 	cfg.Fault = hook
 	return local.New(cfg)

@@ -61,6 +61,8 @@ type PoolCounters struct {
 	TrashEmptied uint64
 	// Refused counts volumes, snapshots and growth that the pool had no room for.
 	Refused uint64
+	// Trimmed is bytes that volumes gave back because nothing in them uses them.
+	Trimmed uint64
 	// GuardFreezes of a filesystem because the pool was nearly full, in seconds.
 	GuardFreezes Histogram
 }

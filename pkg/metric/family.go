@@ -34,6 +34,7 @@ func poolFamilies() []family[pool] {
 			return oneIf(p.ImageDirectIO), p.Image && p.Available && !p.Looked.IsZero()
 		}),
 		counter("pool_trash_emptied_total", "Deleted volumes and snapshots whose space was freed.", func(p pool) float64 { return float64(p.Counters.TrashEmptied) }),
+		counter("pool_trimmed_bytes_total", "What volumes gave back because nothing in them uses it.", func(p pool) float64 { return float64(p.Counters.Trimmed) }),
 		counter("pool_admissions_refused_total", "Volumes, snapshots and growth that the pool had no room for.", func(p pool) float64 { return float64(p.Counters.Refused) }),
 	}
 }

@@ -51,6 +51,9 @@ type Config struct {
 	// Overcommit is how many times over a pool may be promised: 1 or more; 0 means
 	// 1, with which no volume ever meets a full pool.
 	Overcommit float64
+	// TrimInterval is how often what was deleted inside volumes is given back to a
+	// pool that overcommits; 0 means never.
+	TrimInterval time.Duration
 	// FreezeTimeout bounds how long a filesystem may stay frozen for a snapshot;
 	// 0 means DefaultFreezeTimeout.
 	FreezeTimeout time.Duration
@@ -213,6 +216,7 @@ func (b *Backend) Run(ctx context.Context) {
 		group.Go(func() { s.run(ctx) })
 		group.Go(func() { s.runMeasure(ctx) })
 		group.Go(func() { s.runGuard(ctx) })
+		group.Go(func() { s.runTrim(ctx) })
 	}
 	group.Go(func() { b.thawUntil(ctx) })
 	group.Go(func() { b.watchHealth(ctx) })

@@ -18,6 +18,7 @@ type tally struct {
 	thawedForOthers atomic.Uint64 // found frozen and thawed, or thawed by another while it was copied
 	trashEmptied    atomic.Uint64 // objects whose space came back
 	refused         atomic.Uint64 // admissions, with volume.ErrNoSpace
+	trimmed         atomic.Uint64 // bytes that were given back inside volumes
 	guardFreezes    histogram     // of a filesystem because the pool was nearly full
 }
 
@@ -64,7 +65,7 @@ func (h *histogram) read() backend.Histogram {
 func (c *tally) read() backend.PoolCounters {
 	return backend.PoolCounters{
 		Freezes: c.freezes.read(), ThawedLate: c.thawedLate.Load(), ThawedForOthers: c.thawedForOthers.Load(),
-		TrashEmptied: c.trashEmptied.Load(), Refused: c.refused.Load(), GuardFreezes: c.guardFreezes.read(),
+		TrashEmptied: c.trashEmptied.Load(), Refused: c.refused.Load(), Trimmed: c.trimmed.Load(), GuardFreezes: c.guardFreezes.read(),
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 type guard struct {
 	pool *pool
 	wake chan struct{} // a volume was attached
+	trim chan struct{} // what is deleted inside volumes should be given back now
 
 	// mu is never held while something is measured, frozen or thawed.
 	mu      sync.Mutex
@@ -53,7 +54,7 @@ type guard struct {
 }
 
 func newGuard(p *pool) *guard {
-	return &guard{pool: p, wake: make(chan struct{}, 1), wards: map[volume.ID]*ward{}, speed: leastSpeed}
+	return &guard{pool: p, wake: make(chan struct{}, 1), trim: make(chan struct{}, 1), wards: map[volume.ID]*ward{}, speed: leastSpeed}
 }
 
 // runGuard guards the slot's pool until ctx ends. Whatever is near to full then is
@@ -283,6 +284,7 @@ func (g *guard) set(frozen bool, sp space, reserve volume.Bytes) {
 	b, p := g.pool.backend, g.pool
 	switch {
 	case frozen && !was:
+		g.askTrim()
 		b.notice(GuardFroze, "pool %s is full: %s can still be written and a reserve of %s is needed, so its mounted filesystems are frozen; their writers wait and nothing is lost; delete snapshots or volumes, or enlarge the pool, and they go on",
 			p.name, sp.Cover, reserve)
 	case !frozen && was:

@@ -28,12 +28,12 @@ type ward struct {
 	// root is a view of the mounted filesystem that no unmount waits for. It is open
 	// while the pool is nearly full, so that nothing needs to be looked for when it
 	// is time to freeze. While it is open, the volume has a mark.
-	root     *os.File
-	frozen   bool         // by the guard
-	frozenAt time.Time    // by this one; zero: by the one before, or not
-	checked  time.Time    // when it was still frozen
-	limit    volume.Bytes // on dirty memory, as it was set
-	limitAt  time.Time    // zero: not yet
+	root    *os.File
+	frozen  bool         // by the guard
+	since   time.Time    // of frozen; zero if an earlier driver did it
+	checked time.Time    // when it was still frozen
+	limit   volume.Bytes // on dirty memory, as it was set
+	limitAt time.Time    // zero: not yet
 }
 
 // plan is what the guard wants for a ward now.
@@ -163,8 +163,10 @@ func (g *guard) freeze(w *ward) error {
 	err := filesystem.Freeze(w.root)
 	switch {
 	case err == nil:
+		if !w.frozen {
+			w.since = time.Now()
+		}
 		w.frozen = true
-		w.frozenAt = time.Now()
 	case errors.Is(err, volume.ErrBusy) && w.frozen:
 		// As it should be.
 	case errors.Is(err, volume.ErrBusy):
@@ -182,10 +184,10 @@ func (g *guard) thaw(w *ward) error {
 	if err := filesystem.Thaw(w.root); err != nil {
 		return fmt.Errorf("thaw %s: %w; its writers hang until: fsfreeze -u MOUNTPOINT", w.id, err)
 	}
-	if w.frozen = false; !w.frozenAt.IsZero() {
-		g.pool.tally().guardFreezes.observe(time.Since(w.frozenAt))
+	w.frozen = false
+	if !w.since.IsZero() { // an earlier driver froze it, nobody knows when
+		g.pool.tally().guardFreezes.observe(time.Since(w.since))
 	}
-	w.frozenAt = time.Time{}
 	return g.pool.backend.cfg.Fault.At("guard/thawed")
 }
 

@@ -45,6 +45,7 @@ func (g *guard) noticeLevel(sp space) {
 	switch {
 	case below && !g.low:
 		g.low = true
+		g.askTrim()
 		p.backend.notice(PromisesStopped, "pool %s is overcommitted and nearly full: there is room for %s of %s; below %s nothing more is promised, and before it is full its writers are frozen; delete volumes or snapshots, or enlarge the pool",
 			p.name, sp.Cover, sp.Total, mark)
 	case g.low && sp.Cover > mark+sp.Total/50:
