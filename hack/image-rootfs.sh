@@ -19,6 +19,7 @@ programs=(
   e2fsprogs:e2fsck
   e2fsprogs:resize2fs
   xfsprogs:mkfs.xfs
+  xfsprogs:xfs_repair
 )
 
 command -v apt-get >/dev/null || { echo "$0: the packages come from Debian: apt-get is not here" >&2; exit 1; }

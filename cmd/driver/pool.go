@@ -16,6 +16,7 @@ func poolCommands() []command {
 	return []command{
 		{"init", "make a pool of a directory, a pool image or a whole disk, and register it", runPoolInit},
 		{"adopt", "register a pool that comes from another node, or whose registration was lost", runPoolAdopt},
+		{"check", "compare records with images, look for leftovers, look through filesystems", runPoolCheck},
 		{"status", "show what the pools hold and where their space is", runPoolStatus},
 	}
 }

@@ -56,7 +56,7 @@ func flagsOf(t *testing.T, binary string, command ...string) map[string]string {
 func TestFlagsAreDocumented(t *testing.T) {
 	binary := buildDriver(t)
 	document := readFile(t, "docs/reference/flags.md")
-	for _, command := range []string{"serve", "watchdog", "claim-node", "pool init", "pool adopt", "pool status", "demo"} {
+	for _, command := range []string{"serve", "watchdog", "claim-node", "pool init", "pool adopt", "pool check", "pool status", "demo"} {
 		t.Run(command, func(t *testing.T) {
 			want := flagsOf(t, binary, strings.Fields(command)...)
 			got := map[string]string{}

@@ -14,9 +14,11 @@ import (
 func TestPoolFieldsAreDocumented(t *testing.T) {
 	document := readFile(t, "docs/reference/pool.md")
 	for heading, printed := range map[string]any{
-		"## Pools":   local.PoolStatus{},
-		"## Use":     local.SpaceUse{},
-		"## Objects": local.ObjectStatus{},
+		"## Pools":    local.PoolStatus{},
+		"## Use":      local.SpaceUse{},
+		"## Objects":  local.ObjectStatus{},
+		"## Checks":   local.PoolCheck{},
+		"## Findings": local.Finding{},
 	} {
 		var want, got []string
 		for f := range fields(reflect.TypeOf(printed)) {

@@ -106,7 +106,7 @@ func livesThrough(t *testing.T, root string) {
 		bind(t, dir, filepath.Join(root, dir))
 	}
 	for program, flag := range map[string]string{
-		"/driver": "version", "/sbin/mkfs.btrfs": "--version", "/sbin/mkfs.ext4": "-V", "/sbin/mkfs.xfs": "-V", "/sbin/e2fsck": "-V",
+		"/driver": "version", "/sbin/mkfs.btrfs": "--version", "/sbin/mkfs.ext4": "-V", "/sbin/mkfs.xfs": "-V", "/sbin/e2fsck": "-V", "/sbin/xfs_repair": "-V",
 	} {
 		if out, err := run(t.Context(), root, program, flag); err != nil || out == "" {
 			t.Errorf("%s %s: %v\n%s", program, flag, err, out)
@@ -151,7 +151,7 @@ func hasNothingElse(t *testing.T, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "/driver /sbin/e2fsck /sbin/mkfs.btrfs /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/resize2fs"
+	const want = "/driver /sbin/e2fsck /sbin/mkfs.btrfs /sbin/mkfs.ext4 /sbin/mkfs.xfs /sbin/resize2fs /sbin/xfs_repair"
 	if got := strings.Join(programs, " "); got != want {
 		t.Errorf("the programs in the image are %s, want %s", got, want)
 	}

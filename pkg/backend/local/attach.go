@@ -22,8 +22,11 @@ import (
 // the pool, so the tag is that of this volume on any machine.
 func tagOf(id volume.ID) string {
 	sum := sha256.Sum256([]byte(id))
-	return "holdfast:" + hex.EncodeToString(sum[:16])
+	return volumeTag + hex.EncodeToString(sum[:16])
 }
+
+// volumeTag starts the tags of volumes.
+const volumeTag = "holdfast:"
 
 // attachWait bounds how long Attach waits for a loop device that is just coming or
 // going.
