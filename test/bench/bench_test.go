@@ -20,6 +20,10 @@ func TestMain(m *testing.M) { roottest.Main(m) }
 // pools are the filesystems that a pool may be on, the default first.
 var pools = []string{"btrfs", "xfs"}
 
+// partLimit is more than any part may take, so that one that hangs leaves time for
+// the others.
+const partLimit = 12 * time.Minute
+
 // part is a section of the page. It has a pool of its own, so that one which
 // fails takes nothing from the others.
 type part struct {
@@ -141,7 +145,9 @@ func TestBenchmarks(t *testing.T) {
 		part.Line("## %s", p.title)
 		start := time.Now()
 		ok := t.Run(p.title, func(t *testing.T) {
-			r := &run{section: part, t: t, ctx: t.Context(), quick: quick, page: out}
+			ctx, cancel := context.WithTimeout(t.Context(), partLimit)
+			defer cancel()
+			r := &run{section: part, t: t, ctx: ctx, quick: quick, page: out}
 			defer func() { part.failure = r.err }()
 			p.run(r)
 		})

@@ -39,66 +39,75 @@ func (c *copyTimes) operations() []struct {
 		times figures.Samples
 	}{
 		{"snapshot", c.snapshot}, {"restore", c.restore}, {"clone", c.clone},
-		{"delete snapshot", c.deleteSnapshot}, {"delete volume", c.deleteVolume}, {"stall of the writer", c.stall},
+		{"delete snapshot", c.deleteSnapshot}, {"delete volume", c.deleteVolume}, {"stall at a snapshot", c.stall},
 	}
 }
 
 // measureCopies copies a volume in all ways and deletes the copies, for rounds or
-// until it has taken limit, but three times at least. j writes to the volume, if it is
-// not nil.
-func measureCopies(r *run, d *harness.Driver, id string, claim orchestrator.Claim, j *workload.Journal, rounds int, limit time.Duration) *copyTimes {
-	r.t.Helper()
+// until it has taken limit. j writes to the volume, if it is not nil. On an error
+// the times are those up to it.
+func measureCopies(r *run, d *harness.Driver, id string, claim orchestrator.Claim, j *workload.Journal, rounds int, limit time.Duration) (*copyTimes, error) {
 	c := &copyTimes{}
-	timed := func(to *figures.Samples, do func() error) {
-		r.t.Helper()
-		start := time.Now()
-		err := do()
-		*to = append(*to, time.Since(start))
-		r.must(err)
-	}
-	stalled := func(to *figures.Samples, do func()) {
-		r.t.Helper()
-		if j == nil {
-			do()
-			return
-		}
-		j.Stall()
-		do()
-		// The stall ends with the first record after it.
-		n, err := j.Acked()
-		r.must(err)
-		r.must(j.WaitAcked(n+20, time.Minute))
-		*to = append(*to, j.Stall())
-	}
 	start := time.Now()
-	for i := 0; i < rounds && (i < 3 || time.Since(start) < limit); i++ {
-		var snap, restored, cloned string
-		stalled(&c.stall, func() {
-			timed(&c.snapshot, func() error {
-				s, err := d.Snapshot(r.ctx, fmt.Sprintf("%s-%d", claim.Name, i), id)
-				snap = s.GetSnapshotId()
-				return err
-			})
-		})
-		timed(&c.restore, func() error {
-			from := orchestrator.Claim{Name: fmt.Sprintf("%s-restored-%d", claim.Name, i), Size: claim.Size, FSType: claim.FSType, Snapshot: snap}
-			v, err := d.Create(r.ctx, from)
+	for i := 0; i < rounds && (i == 0 || time.Since(start) < limit); i++ {
+		if err := c.round(r, d, id, claim, j, i); err != nil {
+			return c, fmt.Errorf("round %d: %w", i, err)
+		}
+	}
+	return c, nil
+}
+
+func (c *copyTimes) round(r *run, d *harness.Driver, id string, claim orchestrator.Claim, j *workload.Journal, i int) error {
+	var snap, restored, cloned string
+	name := func(what string) string { return fmt.Sprintf("%s-%s-%d", claim.Name, what, i) }
+	steps := []struct {
+		to, stall *figures.Samples // nil: not measured
+		do        func() error
+	}{
+		{&c.snapshot, &c.stall, func() error {
+			s, err := d.Snapshot(r.ctx, name("snapshot"), id)
+			snap = s.GetSnapshotId()
+			return err
+		}},
+		{&c.restore, nil, func() error {
+			v, err := d.Create(r.ctx, orchestrator.Claim{Name: name("restored"), Size: claim.Size, FSType: claim.FSType, Snapshot: snap})
 			restored = v.GetVolumeId()
 			return err
-		})
-		stalled(&c.cloneStall, func() {
-			timed(&c.clone, func() error {
-				from := orchestrator.Claim{Name: fmt.Sprintf("%s-cloned-%d", claim.Name, i), Size: claim.Size, FSType: claim.FSType, Volume: id}
-				v, err := d.Create(r.ctx, from)
-				cloned = v.GetVolumeId()
-				return err
-			})
-		})
-		timed(&c.deleteSnapshot, func() error { return d.DeleteSnapshot(r.ctx, snap) })
-		timed(&c.deleteVolume, func() error { return d.Delete(r.ctx, restored) })
-		r.must(d.Delete(r.ctx, cloned))
+		}},
+		{&c.clone, &c.cloneStall, func() error {
+			v, err := d.Create(r.ctx, orchestrator.Claim{Name: name("cloned"), Size: claim.Size, FSType: claim.FSType, Volume: id})
+			cloned = v.GetVolumeId()
+			return err
+		}},
+		{&c.deleteSnapshot, nil, func() error { return d.DeleteSnapshot(r.ctx, snap) }},
+		{&c.deleteVolume, nil, func() error { return d.Delete(r.ctx, restored) }},
+		{nil, nil, func() error { return d.Delete(r.ctx, cloned) }},
 	}
-	return c
+	for _, s := range steps {
+		if j != nil {
+			j.Stall() // what was before does not count
+		}
+		start := time.Now()
+		if err := s.do(); err != nil {
+			return err
+		}
+		if s.to != nil {
+			*s.to = append(*s.to, time.Since(start))
+		}
+		if s.stall == nil || j == nil {
+			continue
+		}
+		// The stall ends with the first record after it.
+		n, err := j.Acked()
+		if err == nil {
+			err = j.WaitAcked(n+20, time.Minute)
+		}
+		if err != nil {
+			return err
+		}
+		*s.stall = append(*s.stall, j.Stall())
+	}
+	return nil
 }
 
 // journal starts a writer, which ends with the part.
@@ -120,7 +129,7 @@ func (r *run) journal(path string) (j *workload.Journal, stop func()) {
 // copiesAgainstExtents measures copies of a volume, and what a writer notices of
 // them, while its image gets more and more extents.
 func copiesAgainstExtents(r *run, pool string) {
-	box, d := r.box(pool, orQuick(r, 22*volume.GiB, 12*volume.GiB))
+	box, d := r.box(pool, orQuick(r, 16*volume.GiB, 8*volume.GiB))
 	rounds := orQuick(r, 10, 2)
 	fileSize := orQuick(r, 2*volume.GiB, 128*volume.MiB)
 	claim := orchestrator.Claim{Name: "fragmented", Size: fileSize + volume.GiB, FSType: volume.XFS}
@@ -141,20 +150,25 @@ func copiesAgainstExtents(r *run, pool string) {
 	var all []*copyTimes
 	r.Line("")
 	r.Line("An xfs volume of %s with a file of %s, mounted, while a writer appends 4 KiB records and syncs each. The image is", claim.Size, fileSize)
-	r.Line("fragmented by overwriting random 4 KiB blocks of the file after a snapshot. Up to %d rounds in each state, of snapshot,", rounds)
-	r.Line("restore, clone of the live volume, and deletion of all three: p50 / p95 / max. The freeze is included in snapshot and clone;")
-	r.Line("the stall is the longest gap between two synced records around each snapshot. A full copy is `cp --sparse=always` and fsync,")
-	r.Line("what a driver without copy-on-write would do at least.")
-	r.Table("extents", "snapshot", "restore", "clone", "delete snapshot", "delete volume", "stall of the writer", "full copy")
+	r.Line("fragmented by overwriting random 4 KiB blocks of the file after a snapshot. Up to %d rounds in each state, within 20 s, of", rounds)
+	r.Line("snapshot, restore, clone of the live volume, and deletion of all three: p50 / p95 / max. The freeze is included in snapshot and")
+	r.Line("clone; the stall is the longest gap between two synced records around each. A full copy is `cp --sparse=always` and fsync, what a")
+	r.Line("driver without copy-on-write would do at least.")
+	r.Table("extents", "rounds", "snapshot", "restore", "clone", "delete snapshot", "delete volume", "stall at a snapshot", "stall at a clone", "full copy")
 	targets := orQuick(r, []int{0, 1e3, 1e4, 1e5, 3e5}, []int{0, 1e3})
+	var failure error
 	for i, want := range targets {
-		next := min(overwritesFor(want, blocks), blocks)
-		r.must(scatter(file, order[done:max(done, next)]))
-		done = max(done, next)
+		next := max(done, min(overwritesFor(want, blocks), blocks))
+		r.must(scatter(file, order[done:next]))
+		done = next
 		count, err := extents(image)
 		r.must(err)
 		j, stop := r.journal(filepath.Join(target, "journal"))
-		c := measureCopies(r, d, id, claim, j, rounds, 20*time.Second)
+		c, err := measureCopies(r, d, id, claim, j, rounds, 20*time.Second)
+		if err != nil {
+			failure = fmt.Errorf("with %d extents: %w", count, err)
+			break
+		}
 		stop()
 		r.must(os.Remove(filepath.Join(target, "journal")))
 		full := "-"
@@ -163,28 +177,37 @@ func copiesAgainstExtents(r *run, pool string) {
 			r.must(err)
 			full = ms(took)
 		}
-		r.Row(fmt.Sprint(count), three(c.snapshot), three(c.restore), three(c.clone), three(c.deleteSnapshot), three(c.deleteVolume), three(c.stall), full)
+		r.Row(fmt.Sprint(count), fmt.Sprint(len(c.snapshot)), three(c.snapshot), three(c.restore), three(c.clone), three(c.deleteSnapshot), three(c.deleteVolume), three(c.stall), three(c.cloneStall), full)
 		r.aimTime(fmt.Sprintf("snapshot, %d extents, %s", count, pool), 100*time.Millisecond, c.snapshot)
 		r.aimTime(fmt.Sprintf("restore, %d extents, %s", count, pool), 60*time.Millisecond, c.restore)
-		r.aimLongest(fmt.Sprintf("longest stall of a writer, %d extents, %s", count, pool), 150*time.Millisecond, c.stall.Max())
+		r.aimLongest(fmt.Sprintf("longest stall of a writer at a snapshot, %d extents, %s", count, pool), 150*time.Millisecond, c.stall.Max())
 		counts, all = append(counts, count), append(all, c)
+	}
+	r.plotExtents(pool, counts, all)
+	r.must(failure)
+	r.must(d.Client.Stop(r.ctx, id, "writer", claim))
+	r.must(d.DeleteSnapshot(r.ctx, base.GetSnapshotId()))
+	r.must(d.Delete(r.ctx, id))
+	d.Stop()
+}
+
+func (r *run) plotExtents(pool string, counts []uint32, all []*copyTimes) {
+	r.t.Helper()
+	if len(all) == 0 {
+		return
 	}
 	chart := plot.Chart{
 		Title: "Copies against extents, pool on " + pool,
 		X:     plot.Axis{Label: "extents of the image", Log: true}, Y: plot.Axis{Label: "ms, p50 (range: to the maximum)", Log: true},
 	}
-	for i := range all[0].operations() {
-		line := plot.Line{Name: all[0].operations()[i].name, Dots: true}
+	for i, op := range all[0].operations() {
+		line := plot.Line{Name: op.name, Dots: true}
 		for at, c := range all {
 			line.Points = append(line.Points, c.point(i, float64(counts[at])))
 		}
 		chart.Lines = append(chart.Lines, line)
 	}
 	r.draw("copies-extents-"+pool, "Time of snapshot, restore, clone and deletions, and stall of a writer, against the extents of the image", chart)
-	r.must(d.Client.Stop(r.ctx, id, "writer", claim))
-	r.must(d.DeleteSnapshot(r.ctx, base.GetSnapshotId()))
-	r.must(d.Delete(r.ctx, id))
-	d.Stop()
 }
 
 // point is an operation at some place of the other axis.

@@ -33,8 +33,8 @@ func database(r *run, pool string) {
 	if missing := mariadb.Missing(); len(missing) > 0 {
 		r.must(fmt.Errorf("not installed: %s", strings.Join(missing, ", ")))
 	}
-	_, d := r.box(pool, 24*volume.GiB)
-	claim := orchestrator.Claim{Name: "database", Size: 2 * volume.GiB, FSType: volume.XFS}
+	_, d := r.box(pool, 16*volume.GiB)
+	claim := orchestrator.Claim{Name: "database", Size: volume.GiB, FSType: volume.XFS}
 	v, err := d.Create(r.ctx, claim)
 	r.must(err)
 	id := v.GetVolumeId()
@@ -60,12 +60,12 @@ func database(r *run, pool string) {
 
 	w.begin = time.Now()
 	w.phase("before, nothing happens", orQuick(r, 50*time.Second, 12*time.Second), nil)
-	for _, size := range []volume.Bytes{4 * volume.GiB, 8 * volume.GiB} {
+	for _, size := range []volume.Bytes{2 * volume.GiB, 4 * volume.GiB} {
 		w.phase(fmt.Sprintf("after growth to %s", size), orQuick(r, 25*time.Second, 11*time.Second), func() error {
 			return d.Expand(r.ctx, id, "database", claim, size)
 		})
 	}
-	claim.Size = 8 * volume.GiB
+	claim.Size = 4 * volume.GiB
 	var snap string
 	w.phase("after the snapshot", orQuick(r, 50*time.Second, 12*time.Second), func() error {
 		s, err := d.Snapshot(r.ctx, "database-snapshot", id)

@@ -13,8 +13,8 @@ import (
 func (w *watch) tell(load mariadb.Load, bulk string) {
 	before := spreadOf(windows(w.within(w.phases[0].from, w.phases[0].to)))
 	w.Line("")
-	w.Line("MariaDB on an xfs volume of 2 GiB on a %s pool, commits durable; sysbench oltp_read_write with %d threads on %d tables of %d rows,", w.pool, load.Threads, load.Tables, load.Rows)
-	w.Line("and beside it a loader that inserts %s in a transaction of their own. The volume grows to 4 and to 8 GiB online,", bulk)
+	w.Line("MariaDB on an xfs volume of 1 GiB on a %s pool, commits durable; sysbench oltp_read_write with %d threads on %d tables of %d rows,", w.pool, load.Threads, load.Tables, load.Rows)
+	w.Line("and beside it a loader that inserts %s in a transaction of their own. The volume grows to 2 and to 4 GiB online,", bulk)
 	w.Line("then it is snapshotted. Transactions per second in windows of 10 s, a new one each second, those that an event falls into counted as after it;")
 	w.Line("sysbench goes as fast as it can, so whatever costs anything shows. The median of the windows before the first event is %.0f. The", before.middle)
 	w.Line("first row has no event: how far its worst window is from its median is the machine's own noise.")
