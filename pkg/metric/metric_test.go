@@ -54,6 +54,7 @@ func TestAPoolThatWasNeverThereHasNoFigures(t *testing.T) {
 		`holdfast_pool_info{filesystem="",pool="hdd",pool_id=""} 1`,
 		`holdfast_pool_overcommit_ratio{pool="hdd",pool_id=""} 1`,
 		`holdfast_pool_trash_emptied_total{pool="hdd",pool_id=""} 0`,
+		`holdfast_pool_trimmed_bytes_total{pool="hdd",pool_id=""} 0`,
 		`holdfast_thaws_total{by="deadline",pool="hdd",pool_id=""} 0`,
 		`holdfast_thaws_total{by="other",pool="hdd",pool_id=""} 0`,
 	}

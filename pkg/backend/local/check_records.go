@@ -228,7 +228,7 @@ func checkGround(r registration, c *PoolCheck) error {
 	if missing := volume.Bytes(st.Size - st.Blocks*statBlock); missing > 0 {
 		c.problem(path, fmt.Sprintf("%s of the pool image have no place on the host's disk", missing), "restart the driver, which allocates them again; find what punches holes: an fstrim, a copy that made it sparse")
 	}
-	on, err := loopsOn(img)
+	on, err := (&Backend{}).loopsOn(img)
 	if err != nil {
 		return err
 	}
