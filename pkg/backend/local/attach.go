@@ -44,6 +44,7 @@ func (b *Backend) Attach(ctx context.Context, id volume.ID) (*backend.Device, er
 	}
 	d, err := p.attach(ctx, o)
 	if err != nil {
+		b.suspect(err)
 		return nil, fmt.Errorf("attach %s: %w", id, err)
 	}
 	return deviceOf(d)

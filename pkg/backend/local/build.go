@@ -136,6 +136,7 @@ func (p *pool) existing(id volume.ID) (o object, ok bool, err error) {
 		return object{}, false, nil
 	}
 	if err != nil {
+		p.backend.suspect(err)
 		return object{}, false, err
 	}
 	if err := p.store.commit(); err != nil {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -23,6 +25,8 @@ import (
 const (
 	// lookInterval is the time between two looks; it varies by a fifth.
 	lookInterval = 30 * time.Second
+	// lookSoon is the least time before a look that suspect has asked for.
+	lookSoon = 500 * time.Millisecond
 	// lookWait bounds how long a look waits for a disk that does not answer.
 	lookWait = 10 * time.Second
 	// askWait is the same for a question about one volume.
@@ -36,6 +40,10 @@ type health struct {
 	pools map[string]*examination // by name; one for each slot
 	told  map[toldKey]bool
 	small map[volume.ID]time.Time // since when a device is smaller than its volume
+	// trying are the loop devices whose filesystem is being tried; see refuses.
+	trying map[int]bool
+	// soon wakes watchHealth before its time.
+	soon chan struct{}
 
 	around around
 }
@@ -47,7 +55,7 @@ type examination struct {
 }
 
 func newHealth(slots []*slot) *health {
-	h := &health{pools: map[string]*examination{}, told: map[toldKey]bool{}, small: map[volume.ID]time.Time{}}
+	h := &health{pools: map[string]*examination{}, told: map[toldKey]bool{}, small: map[volume.ID]time.Time{}, trying: map[int]bool{}, soon: make(chan struct{}, 1)}
 	for _, s := range slots {
 		h.pools[s.cfg.Name] = &examination{}
 	}
@@ -63,7 +71,26 @@ func (b *Backend) watchHealth(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(lookInterval*4/5 + rand.N(lookInterval*2/5)):
+		case <-b.health.soon:
+			// Not at once again: a pool that stays bad has many callers.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(lookSoon):
+			}
 		}
+	}
+}
+
+// suspect has the next look taken soon, if an error is one that a dead filesystem
+// answers with.
+func (b *Backend) suspect(err error) {
+	if !isDead(err) && !errors.Is(err, unix.EROFS) {
+		return
+	}
+	select {
+	case b.health.soon <- struct{}{}:
+	default: // it was asked for already
 	}
 }
 

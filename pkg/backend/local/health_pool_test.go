@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -225,5 +226,63 @@ func TestAPoolWhoseDiskDiedIsUnavailable(t *testing.T) {
 	// What is attached can still be let go.
 	if err := b.Detach(t.Context(), v.ID); err != nil && !errors.Is(err, unix.EIO) {
 		t.Errorf("detach: %v", err)
+	}
+}
+
+func TestAPoolThatShutsItselfDownIsFoundSoonAndLetsGo(t *testing.T) {
+	b := newBenchOn(t, FilesystemXFS, volume.GiB, nil, "default", "other")
+	var h heard
+	b.cfg.Notice = h.notice
+	b.reopen()
+	v, other := b.create(blockSpec("a")), blockSpec("b")
+	other.Pool = "other"
+	dev, err := b.Attach(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.watchHealth(ctx)
+	}()
+	defer func() {
+		stop()
+		<-done
+	}()
+	within(t, 10*time.Second, "there was a look", func() bool { return !b.Stats()[0].Looked.IsZero() })
+	goDown(t, b.poolNamed("default").dir.Name())
+	// Whoever is told of the error first makes it known.
+	if _, err := b.CreateVolume(t.Context(), blockSpec("c")); err == nil {
+		t.Error("a dead pool has made a volume")
+	}
+	within(t, 10*time.Second, "it is unavailable", func() bool { return !b.Pools()[0].Available })
+	if _, err := b.Volume(t.Context(), v.ID); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	within(t, 10*time.Second, "it is told", func() bool { return len(h.about(PoolFailed)) == 1 })
+	// The other pool goes on, and what is attached from the dead one is let go.
+	if _, err := b.CreateVolume(t.Context(), other); err != nil {
+		t.Errorf("another pool: %v", err)
+	}
+	for _, what := range []string{"remembered", "by its path alone"} {
+		dev, ok, err := b.Lookup(t.Context(), v.ID)
+		if !ok || err != nil {
+			t.Errorf("its volume, %s: attached %t, %v", what, ok, err)
+			continue
+		}
+		if err := dev.Close(); err != nil {
+			t.Error(err)
+		}
+		b.loops = loop.Index{} // as after a restart of the driver
+	}
+	if err := b.Detach(t.Context(), v.ID); err != nil {
+		t.Errorf("detach: %v", err)
+	}
+	if _, ok, err := b.Lookup(t.Context(), v.ID); ok || err != nil {
+		t.Errorf("its volume, detached: attached %t, %v", ok, err)
 	}
 }

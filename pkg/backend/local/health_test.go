@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/filesystem"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -194,7 +195,11 @@ func TestExt4ThatMetErrorsAndWentOnIsDegraded(t *testing.T) {
 }
 
 func TestALostImageIsFoundWhetherAttachedOrNot(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+	onEach(t, loseImages)
+}
+
+func loseImages(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
 	p := b.poolNamed("default")
 	h := b.listen()
 	image := func(v volume.Volume) string {
@@ -245,7 +250,11 @@ func TestADamagedRecordIsLostData(t *testing.T) {
 }
 
 func TestWhatIsWrongWithADeviceIsFound(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+	onEach(t, misuseDevice)
+}
+
+func misuseDevice(t *testing.T, fsType string) {
+	b := newBenchOn(t, fsType, 2*volume.GiB, nil, "default")
 	v := b.create(blockSpec("a"))
 	dev, err := b.Attach(t.Context(), v.ID)
 	if err != nil {
@@ -381,5 +390,87 @@ func TestStatsCountWhatIsThere(t *testing.T) {
 	}
 	if err := b.Detach(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestNoMoreIsAvailableThanAnOvercommittedPoolHas(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	v := b.create(blockSpec("a"))
+	b.look(t.Context())
+	if left, ok := b.Headroom(v.ID); ok {
+		t.Errorf("every volume was promised its size, and %s are left", left)
+	}
+	b.cfg.Overcommit = 2
+	b.reopen()
+	if left, ok := b.Headroom(v.ID); ok {
+		t.Errorf("nobody has looked yet, and %s are left", left)
+	}
+	b.look(t.Context())
+	left, ok := b.Headroom(v.ID)
+	if st := b.Stats()[0]; !ok || left != st.Free || left <= 0 || st.Overcommit != 2 {
+		t.Errorf("left %s, %t; free %s", left, ok, st.Free)
+	}
+}
+
+func TestASuspectedFilesystemThatIsFrozenIsNotTriedTwice(t *testing.T) {
+	b := newBench(t, 2*volume.GiB, nil, "default")
+	id, path := b.mountedAt("a", volume.Ext4)
+	l := attachedAs(t, id)
+	w, err := b.health.around.now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts := w.mounts[unix.Mkdev(l.Major, l.Minor)]
+	if b.health.refuses(l, mounts) {
+		t.Error("it takes changes")
+	}
+	root, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := filesystem.Freeze(root); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	first, second := b.health.refuses(l, mounts), b.health.refuses(l, mounts)
+	took := time.Since(start)
+	if err := filesystem.Thaw(root); err != nil {
+		t.Fatal(err)
+	}
+	if first || second || took > 2*tryWait {
+		t.Errorf("a frozen one refuses: %t, %t, after %s", first, second, took)
+	}
+	if err := os.WriteFile(fmt.Sprintf("/sys/fs/ext4/loop%d/trigger_fs_error", l.Index), []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "one that is read-only refuses", func() bool { return b.health.refuses(l, mounts) })
+}
+
+// BenchmarkLook is a look at many volumes, all of them block volumes and a fifth of
+// them attached.
+func BenchmarkLook(b *testing.B) {
+	bench := newBench(b, 8*volume.GiB, nil, "default")
+	const volumes = 1000
+	for i := range volumes {
+		spec := blockSpec(fmt.Sprint("v", i))
+		spec.Size = volume.MiB
+		v := bench.create(spec)
+		if i%5 > 0 {
+			continue
+		}
+		dev, err := bench.Attach(b.Context(), v.ID)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dev.Close()
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		bench.look(b.Context())
+		bench.tellHealth()
+		if n := len(bench.Stats()[0].Volumes); n != volumes {
+			b.Fatalf("%d volumes", n)
+		}
 	}
 }

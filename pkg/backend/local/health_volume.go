@@ -85,7 +85,7 @@ func (p *pool) examineImage(o object, w *surroundings, out *backend.VolumeStats)
 			}
 		}
 		small = small || l.Size < o.Size
-		add(examineFilesystem(o, l, w.mounts[unix.Mkdev(l.Major, l.Minor)])...)
+		add(p.backend.health.examineFilesystem(o, l, w.mounts[unix.Mkdev(l.Major, l.Minor)])...)
 	}
 	if since := p.backend.health.smallFor(o.ID, small, time.Now()); since > growPatience {
 		add(condition(volume.Degraded, DeviceTooSmall, "it was grown to %s and its device still has less; start its pod again", o.Size))
@@ -110,7 +110,7 @@ func (h *health) smallFor(id volume.ID, small bool, now time.Time) time.Duration
 }
 
 // examineFilesystem looks at the filesystem on a device, through its mounts.
-func examineFilesystem(o object, l loop.Info, mounts []mount.Info) []volume.Condition {
+func (h *health) examineFilesystem(o object, l loop.Info, mounts []mount.Info) []volume.Condition {
 	if o.Format.Mode != volume.ModeFilesystem || len(mounts) == 0 {
 		return nil
 	}
@@ -136,21 +136,48 @@ func examineFilesystem(o object, l loop.Info, mounts []mount.Info) []volume.Cond
 	if err != nil || n == 0 {
 		return nil // unmounted just now
 	}
-	if slices.Contains(mounts[0].SuperOptions, "ro") || refuses(l, mounts) {
+	if slices.Contains(mounts[0].SuperOptions, "ro") || h.refuses(l, mounts) {
 		return []volume.Condition{condition(volume.Inaccessible, FilesystemReadOnly, "its ext4 has found %d errors and made itself read-only; %s", n, advice)}
 	}
 	return []volume.Condition{condition(volume.Degraded, FilesystemErrors, "its ext4 has found %d errors since it was last checked; %s", n, advice)}
 }
 
+// tryWait bounds how long a filesystem that is tried may take; one that is frozen
+// answers when it is thawed.
+const tryWait = 2 * time.Second
+
 // refuses tries whether a suspected ext4 takes changes, for the kernels that do not
-// show it.
-func refuses(l loop.Info, mounts []mount.Info) bool {
-	root, err := openMount(l, mounts)
-	if err != nil || root == nil {
+// show it. One that does not answer does not refuse, and is not tried again before
+// it did.
+func (h *health) refuses(l loop.Info, mounts []mount.Info) bool {
+	h.mu.Lock()
+	tried := h.trying[l.Index]
+	h.trying[l.Index] = true
+	h.mu.Unlock()
+	if tried {
 		return false
 	}
-	defer root.Close()
-	return filesystem.Writable(root) != nil
+	refused := make(chan bool, 1)
+	go func() {
+		defer func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			delete(h.trying, l.Index)
+		}()
+		root, err := openMount(l, mounts)
+		if err != nil || root == nil {
+			refused <- false
+			return
+		}
+		refused <- filesystem.Writable(root) != nil
+		root.Close()
+	}()
+	select {
+	case r := <-refused:
+		return r
+	case <-time.After(tryWait):
+		return false
+	}
 }
 
 // isDead says whether an error is one that a filesystem which has shut itself down

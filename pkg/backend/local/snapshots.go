@@ -45,6 +45,7 @@ func (b *Backend) CreateSnapshot(ctx context.Context, spec volume.SnapshotSpec) 
 	}
 	s, err := b.takeSnapshot(ctx, spec)
 	if err != nil {
+		b.suspect(err)
 		return volume.Snapshot{}, fmt.Errorf("snapshot %s as %q: %w", spec.Source, spec.Name, noSpace(err))
 	}
 	return s, nil

@@ -38,6 +38,7 @@ func (b *Backend) delete(ctx context.Context, op string, kind volume.Kind, id vo
 		err = p.deleteInPlace(id)
 	}
 	if err != nil {
+		b.suspect(err)
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
 	select {
@@ -114,6 +115,7 @@ func (p *pool) checkReadable(id volume.ID) error {
 // larger, restores the ballast.
 func (p *pool) tidy(ctx context.Context) {
 	if err := p.emptyTrash(ctx); err != nil && ctx.Err() == nil {
+		p.backend.suspect(err)
 		p.backend.notice(CleanupFailed, "pool %s: empty the trash: %v; will try again", p.name, err)
 	}
 	if err := p.growToDevice(); err != nil {

@@ -77,6 +77,7 @@ func (b *Backend) CreateVolume(ctx context.Context, spec volume.Spec) (volume.Vo
 		o, err = b.createCopy(ctx, spec)
 	}
 	if err != nil {
+		b.suspect(err)
 		return volume.Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, noSpace(err))
 	}
 	return o.volume(), nil
@@ -184,6 +185,7 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 		err = fmt.Errorf("%w: %v", volume.ErrOutOfRange, err)
 	}
 	if err != nil {
+		b.suspect(err)
 		return volume.Volume{}, fmt.Errorf("grow %s from %s to %s: %w", id, o.Size, size, err)
 	}
 	return o.volume(), nil
