@@ -64,6 +64,8 @@ func (s *scene) onVolume(id string, missing, gone []codes.Code) []attack {
 		{name: "clone", want: missing, req: clone},
 		{name: "delete", want: gone, req: &csi.DeleteVolumeRequest{VolumeId: id}},
 		{name: "get", want: missing, req: &csi.ControllerGetVolumeRequest{VolumeId: id}},
+		{name: "health", want: missing, req: &csi.ControllerGetVolumeHealthRequest{VolumeId: id}},
+		{name: "health on the node", want: missing, req: &csi.NodeGetVolumeHealthRequest{VolumeId: id}},
 		{name: "validate", want: missing, req: &csi.ValidateVolumeCapabilitiesRequest{VolumeId: id, VolumeCapabilities: []*csi.VolumeCapability{c}}},
 		{name: "expand", want: missing, req: &csi.ControllerExpandVolumeRequest{VolumeId: id, CapacityRange: size}},
 		{name: "snapshot", want: missing, req: &csi.CreateSnapshotRequest{Name: "attack", SourceVolumeId: id}},
@@ -108,6 +110,7 @@ func TestListTokensOfOthersAreAborted(t *testing.T) {
 	} {
 		attacks = append(attacks,
 			attack{name: fmt.Sprintf("volumes %d %.20q", i, token), want: aborted, req: &csi.ListVolumesRequest{StartingToken: token}},
+			attack{name: fmt.Sprintf("health %d %.20q", i, token), want: aborted, req: &csi.ControllerListVolumeHealthRequest{StartingToken: token}},
 			attack{name: fmt.Sprintf("snapshots %d %.20q", i, token), want: aborted, req: &csi.ListSnapshotsRequest{StartingToken: token}},
 		)
 	}

@@ -73,6 +73,7 @@ func (s *scene) harmless() []proto.Message {
 		&csi.GetVolumeGroupSnapshotRequest{GroupSnapshotId: "group", SnapshotIds: []string{snapshot}, Secrets: words()},
 		&csi.ControllerGetVolumeHealthRequest{VolumeId: id, Secrets: words()},
 		&csi.ControllerListVolumeHealthRequest{StartingToken: "token", Secrets: words()},
+		&csi.NodeGetStorageHealthRequest{Secrets: words()},
 		&csi.NodeGetVolumeHealthRequest{VolumeId: id, StagingTargetPath: staging, VolumePublishPath: path},
 	}
 }

@@ -40,6 +40,9 @@ type broken struct {
 	removeSnapshot func(ctx context.Context, m *Memory, id volume.ID) error
 	list           func(ctx context.Context, m *Memory) ([]volume.Volume, error)
 	attach         func(ctx context.Context, m *Memory, id volume.ID) (*backend.Device, error)
+	health         func(ctx context.Context, m *Memory, id volume.ID) ([]volume.Condition, error)
+	unhealthy      func(ctx context.Context, m *Memory) ([]volume.Health, error)
+	storage        func(ctx context.Context, m *Memory) ([]volume.PoolHealth, error)
 	refresh        func(ctx context.Context, m *Memory, id volume.ID) error
 	write          func(ctx context.Context, m *Memory, id volume.ID, p []byte, off int64) error
 	leftovers      func() []string
@@ -96,6 +99,27 @@ func (b *broken) Attach(ctx context.Context, id volume.ID) (*backend.Device, err
 	return b.attach(ctx, b.Memory, id)
 }
 
+func (b *broken) Health(ctx context.Context, id volume.ID) ([]volume.Condition, error) {
+	if b.health == nil {
+		return b.Memory.Health(ctx, id)
+	}
+	return b.health(ctx, b.Memory, id)
+}
+
+func (b *broken) Unhealthy(ctx context.Context) ([]volume.Health, error) {
+	if b.unhealthy == nil {
+		return b.Memory.Unhealthy(ctx)
+	}
+	return b.unhealthy(ctx, b.Memory)
+}
+
+func (b *broken) StorageHealth(ctx context.Context) ([]volume.PoolHealth, error) {
+	if b.storage == nil {
+		return b.Memory.StorageHealth(ctx)
+	}
+	return b.storage(ctx, b.Memory)
+}
+
 func (b *broken) Refresh(ctx context.Context, id volume.ID) error {
 	if b.refresh == nil {
 		return b.Memory.Refresh(ctx, id)
@@ -149,32 +173,38 @@ func TestSuiteCatchesBrokenEngines(t *testing.T) {
 		engine func() *broken
 		want   string // in the message that it is caught with
 	}{
-		"forgets that it has created a volume":         {forgetsCreates, "already exists"},
-		"gives another answer when a call is repeated": {restamps, "gives another answer"},
-		"leaves something behind after a fault":        {leavesLeftovers, "there are leftovers"},
-		"lists in no order":                            {listsUnsorted, "not in order of ID"},
-		"lists what was deleted":                       {listsDeleted, "deleted, but still listed"},
-		"lists half a volume during a create":          {listsHalfVolumes, "has a size that it cannot have"},
-		"lists half a volume after a fault":            {keepsHalfVolumes, "has a size that it cannot have"},
-		"has snapshots that follow their source":       {snapshotsFollow, "holds 'n' at byte 0, want 'o'"},
-		"takes a snapshot anew when asked again":       {retakesSnapshots, "gives another answer"},
-		"formats again when asked again":               {formatsAgain, "holds '\\x00'"},
-		"writes through a clone to its source":         {clonesShare, "want 'o'"},
-		"does not know what it has deleted":            {deletesOnce, "not found"},
-		"deletes under a pod":                          {deletesAttached, "it succeeds"},
-		"deletes the snapshots of a volume":            {deletesSnapshotsToo, "not found"},
-		"takes a full pool for a full pool":            {expandsToNoSpace, "want exactly one of"},
-		"forgets the size at birth":                    {forgetsBirth, "BirthSize"},
-		"ignores that the context has ended":           {ignoresContext, "want its error"},
-		"loses a volume in a restart":                  {losesOnRestart, "a restart changes the objects"},
-		"says that a fault is a wrong request":         {blamesRequest, "says that the request is wrong"},
-		"succeeds where it failed":                     {swallowsFaults, "the id of the snap"},
-		"undoes what was there before a fault":         {undoesTooMuch, "not found"},
-		"attaches a volume twice":                      {attachesTwice, "the device was"},
-		"does not refresh":                             {refreshesNothing, "the device of the expanded volume"},
-		"names two sentinels":                          {namesTwo, "the error wraps"},
-		"never calls its hook":                         {func() *broken { return &broken{deafToHook: true} }, "its hook is not called"},
-		"turns away all but one restore":               {restoresOneByOne, "another operation is running"},
+		"forgets that it has created a volume":            {forgetsCreates, "already exists"},
+		"gives another answer when a call is repeated":    {restamps, "gives another answer"},
+		"leaves something behind after a fault":           {leavesLeftovers, "there are leftovers"},
+		"lists in no order":                               {listsUnsorted, "not in order of ID"},
+		"lists what was deleted":                          {listsDeleted, "deleted, but still listed"},
+		"lists half a volume during a create":             {listsHalfVolumes, "has a size that it cannot have"},
+		"lists half a volume after a fault":               {keepsHalfVolumes, "has a size that it cannot have"},
+		"has snapshots that follow their source":          {snapshotsFollow, "holds 'n' at byte 0, want 'o'"},
+		"takes a snapshot anew when asked again":          {retakesSnapshots, "gives another answer"},
+		"formats again when asked again":                  {formatsAgain, "holds '\\x00'"},
+		"writes through a clone to its source":            {clonesShare, "want 'o'"},
+		"does not know what it has deleted":               {deletesOnce, "not found"},
+		"deletes under a pod":                             {deletesAttached, "it succeeds"},
+		"deletes the snapshots of a volume":               {deletesSnapshotsToo, "not found"},
+		"takes a full pool for a full pool":               {expandsToNoSpace, "want exactly one of"},
+		"forgets the size at birth":                       {forgetsBirth, "BirthSize"},
+		"ignores that the context has ended":              {ignoresContext, "want its error"},
+		"loses a volume in a restart":                     {losesOnRestart, "a restart changes the objects"},
+		"says that a fault is a wrong request":            {blamesRequest, "says that the request is wrong"},
+		"succeeds where it failed":                        {swallowsFaults, "the id of the snap"},
+		"undoes what was there before a fault":            {undoesTooMuch, "not found"},
+		"attaches a volume twice":                         {attachesTwice, "the device was"},
+		"does not refresh":                                {refreshesNothing, "the device of the expanded volume"},
+		"names two sentinels":                             {namesTwo, "the error wraps"},
+		"never calls its hook":                            {func() *broken { return &broken{deafToHook: true} }, "its hook is not called"},
+		"says that all is well in a pool that is away":    {missesNoPool, "want it inaccessible"},
+		"does not know the health of a pool that is away": {refusesHealth, "Health in a pool that is away"},
+		"has health for what does not exist":              {everybodyIsWell, "does not exist"},
+		"lists what is well":                              {listsTheHealthy, "with which nothing is wrong"},
+		"lists the sick in no order":                      {sickInNoOrder, "not in order of id"},
+		"leaves out a pool":                               {forgetsAPool, "entries for"},
+		"turns away all but one restore":                  {restoresOneByOne, "another operation is running"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := firstFailure(t, c.engine().engine)

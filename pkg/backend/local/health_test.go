@@ -450,7 +450,7 @@ func TestASuspectedFilesystemThatIsFrozenIsNotTriedTwice(t *testing.T) {
 // BenchmarkLook is a look at many volumes, all of them block volumes and a fifth of
 // them attached.
 func BenchmarkLook(b *testing.B) {
-	bench := newBench(b, 8*volume.GiB, nil, "default")
+	bench := newBench(b, 2*volume.GiB, nil, "default")
 	const volumes = 1000
 	for i := range volumes {
 		spec := blockSpec(fmt.Sprint("v", i))
