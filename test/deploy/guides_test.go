@@ -118,7 +118,7 @@ func TestTheGuideQuotesWhatTheDriverSays(t *testing.T) {
 		"its volumes and their data are left as they are, other pools go on; it is tried every",
 		"its disk is not mounted or was replaced",
 		"of the registered pool is gone",
-		"is not on btrfs",
+		"is on neither btrfs nor XFS",
 		"is not a pool; if it should be one, run: driver pool init",
 		"is registered as pool",
 		"another driver uses the pool; this one takes over when it stops",

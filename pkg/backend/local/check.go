@@ -105,7 +105,7 @@ func Check(ctx context.Context, what Checking) ([]PoolCheck, error) {
 }
 
 func (b *Backend) check(ctx context.Context, r registration, what Checking, c *PoolCheck) error {
-	if err := checkGround(r, c); err != nil {
+	if err := b.checkGround(r, c); err != nil {
 		return err
 	}
 	p, err := b.openRegistered(r)

@@ -71,7 +71,7 @@ func (p *pool) lookThrough(ctx context.Context, o object) (fault string, err err
 		return "", err
 	}
 	defer img.Close()
-	if err := p.backend.lockIdle(o.ID, img); err != nil {
+	if err := p.lockIdle(o.ID, img); err != nil {
 		return "", err
 	}
 	roomy, err := p.hasRoomForCopy(o)
@@ -110,8 +110,8 @@ func (p *pool) verifyCopy(ctx context.Context, private *os.File, t volume.FSType
 }
 
 // lockIdle takes the lock that an attachment has.
-func (b *Backend) lockIdle(id volume.ID, img *os.File) error {
-	on, err := b.loopsOn(img)
+func (p *pool) lockIdle(id volume.ID, img *os.File) error {
+	on, err := p.backend.loopsOn(img)
 	if err != nil {
 		return err
 	}

@@ -203,7 +203,7 @@ func (p *pool) checkIntents(c *PoolCheck) error {
 }
 
 // checkGround looks below the pool: at its image, or at its disk.
-func checkGround(r registration, c *PoolCheck) error {
+func (b *Backend) checkGround(r registration, c *PoolCheck) error {
 	if r.Device {
 		if _, err := findDisk(r.FSUUID); err != nil {
 			c.problem("", err.Error(), "connect the disk, or disconnect its copy")
@@ -228,7 +228,7 @@ func checkGround(r registration, c *PoolCheck) error {
 	if missing := volume.Bytes(st.Size - st.Blocks*statBlock); missing > 0 {
 		c.problem(path, fmt.Sprintf("%s of the pool image have no place on the host's disk", missing), "restart the driver, which allocates them again; find what punches holes: an fstrim, a copy that made it sparse")
 	}
-	on, err := (&Backend{}).loopsOn(img)
+	on, err := b.loopsOn(img)
 	if err != nil {
 		return err
 	}

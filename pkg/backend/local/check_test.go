@@ -3,6 +3,7 @@ package local
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-csi/holdfast/pkg/btrfs"
 	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
@@ -86,8 +86,10 @@ func (b *bench) mustCreate(spec volume.Spec) volume.Volume {
 	return v
 }
 
-func TestCheckOfAPoolThatIsWell(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+func TestCheckOfAPoolThatIsWell(t *testing.T) { onEach(t, testCheckOfAPoolThatIsWell) }
+
+func testCheckOfAPoolThatIsWell(t *testing.T, pool string) {
+	b := newBenchOn(t, pool, 2*volume.GiB, nil, "default")
 	ext4, xfs := b.mustCreate(formatted("ext4", volume.Ext4)), b.mustCreate(formatted("xfs", volume.XFS))
 	b.mustCreate(rawBlock("raw"))
 	_, err := b.CreateSnapshot(t.Context(), volume.SnapshotSpec{Name: "s", Source: xfs.ID})
@@ -115,7 +117,11 @@ func TestCheckOfAPoolThatIsWell(t *testing.T) {
 }
 
 func TestCheckFindsWhatIsWrongWithRecordsAndImages(t *testing.T) {
-	b := newBench(t, volume.GiB, nil, "default")
+	onEach(t, testCheckFindsWhatIsWrongWithRecordsAndImages)
+}
+
+func testCheckFindsWhatIsWrongWithRecordsAndImages(t *testing.T, pool string) {
+	b := newBenchOn(t, pool, volume.GiB, nil, "default")
 	v := b.mustCreate(rawBlock("a"))
 	_, err := b.ExpandVolume(t.Context(), v.ID, 96*volume.MiB, 0) // so that there are two generations
 	b.must(err)
@@ -159,8 +165,10 @@ func TestCheckFindsWhatIsWrongWithRecordsAndImages(t *testing.T) {
 	}
 }
 
-func TestCheckFindsWhatBelongsToNobody(t *testing.T) {
-	b := newBench(t, volume.GiB, nil, "default")
+func TestCheckFindsWhatBelongsToNobody(t *testing.T) { onEach(t, testCheckFindsWhatBelongsToNobody) }
+
+func testCheckFindsWhatBelongsToNobody(t *testing.T, pool string) {
+	b := newBenchOn(t, pool, volume.GiB, nil, "default")
 	v := b.mustCreate(rawBlock("a"))
 	find := func(what, severity, object string, words ...string) {
 		t.Helper()
@@ -228,8 +236,10 @@ func fileSum(t *testing.T, path string) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-func TestCheckFindsDamagedFilesystems(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+func TestCheckFindsDamagedFilesystems(t *testing.T) { onEach(t, testCheckFindsDamagedFilesystems) }
+
+func testCheckFindsDamagedFilesystems(t *testing.T, pool string) {
+	b := newBenchOn(t, pool, 2*volume.GiB, nil, "default")
 	for fsType, at := range map[volume.FSType]volume.Bytes{
 		volume.Ext4: 0,                        // found below
 		volume.XFS:  75*volume.MiB + 4*2*2048, // the second allocation group's inode btree, or thereabouts
@@ -258,8 +268,10 @@ func TestCheckFindsDamagedFilesystems(t *testing.T) {
 }
 
 // A crash-consistent copy has a log to be replayed, which is done in a copy.
-func TestCheckReplaysLogsInACopy(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+func TestCheckReplaysLogsInACopy(t *testing.T) { onEach(t, testCheckReplaysLogsInACopy) }
+
+func testCheckReplaysLogsInACopy(t *testing.T, pool string) {
+	b := newBenchOn(t, pool, 2*volume.GiB, nil, "default")
 	for _, fsType := range []volume.FSType{volume.Ext4, volume.XFS} {
 		id, mnt := b.mountedAt("live-"+string(fsType), fsType)
 		b.must(os.MkdirAll(filepath.Join(mnt, "a/b/c"), 0o700))
@@ -275,12 +287,12 @@ func TestCheckReplaysLogsInACopy(t *testing.T) {
 		if _, err := filesystem.Verify(t.Context(), command.New(), img, fsType); !errors.Is(err, volume.ErrPrecondition) {
 			t.Fatalf("%s: the copy has nothing to replay: %v", fsType, err)
 		}
-		before, extents := fileSum(t, img), b.layout(img)
+		before, extents := fileSum(t, img), b.layout(v.ID)
 		b.mustBeWell(string(fsType))
 		if fileSum(t, img) != before {
 			t.Errorf("%s: the image was changed", fsType)
 		}
-		if diff := cmp.Diff(extents, b.layout(img)); diff != "" {
+		if diff := cmp.Diff(extents, b.layout(v.ID)); diff != "" {
 			t.Errorf("%s: it lies elsewhere now:\n%s", fsType, diff)
 		}
 	}
@@ -290,6 +302,7 @@ func TestCheckReplaysLogsInACopy(t *testing.T) {
 
 	// Without room for a copy nothing is replayed, and that is said.
 	p := b.poolNamed("default")
+	b.must(p.measureAll(t.Context()))
 	room, err := p.room()
 	b.must(err)
 	b.mustCreate(volume.Spec{Name: "rest", Size: room - 32*volume.MiB, Format: volume.Format{Mode: volume.ModeBlock}})
@@ -304,14 +317,15 @@ func TestCheckReplaysLogsInACopy(t *testing.T) {
 	}
 }
 
-// layout is where an image lies on the device.
-func (b *bench) layout(img string) (out []btrfs.Extent) {
+// layout is where the image of an object lies on the device.
+func (b *bench) layout(id volume.ID) (out []string) {
 	b.t.Helper()
-	f, err := os.Open(img)
+	p := b.poolNamed("default")
+	dir, err := p.openObject(objectDir(id))
 	b.must(err)
-	defer f.Close()
-	b.must(btrfs.FileExtents(f, func(e btrfs.Extent) error {
-		out = append(out, e)
+	defer dir.Close()
+	b.must(p.store.(mapper).mapped(dir, func(part physical) error {
+		out = append(out, fmt.Sprintf("%+v", part))
 		return nil
 	}))
 	return out
@@ -320,22 +334,19 @@ func (b *bench) layout(img string) (out []btrfs.Extent) {
 // What a check did to a volume that nobody copied does not last: it goes on to be
 // overwritten in place.
 func TestAfterACheckAVolumeIsOverwrittenInPlace(t *testing.T) {
-	b := newBench(t, 2*volume.GiB, nil, "default")
+	onEach(t, testAfterACheckAVolumeIsOverwrittenInPlace)
+}
+
+func testAfterACheckAVolumeIsOverwrittenInPlace(t *testing.T, pool string) {
+	b := newBenchOn(t, pool, 2*volume.GiB, nil, "default")
 	v := b.mustCreate(formatted("a", volume.Ext4))
 	b.fill(v.ID, 1, 32*volume.MiB, 40*volume.MiB) // where the filesystem has nothing
-	img := b.inPool(objectDir(v.ID), dataDir, imageFile)
-	before := b.layout(img)
+	before := b.layout(v.ID)
 	if c := b.checked(); c.Filesystems != 1 || len(c.Findings) > 0 {
 		t.Errorf("%+v", c)
 	}
 	b.fill(v.ID, 2, 32*volume.MiB, 40*volume.MiB)
-	place := func(list []btrfs.Extent) (out [][3]int64) {
-		for _, e := range list {
-			out = append(out, [3]int64{e.FileOffset, e.DiskStart, e.Bytes})
-		}
-		return out
-	}
-	if diff := cmp.Diff(place(before), place(b.layout(img))); diff != "" {
+	if diff := cmp.Diff(before, b.layout(v.ID)); diff != "" {
 		t.Errorf("it was not overwritten in place (-before +after):\n%s", diff)
 	}
 }

@@ -68,8 +68,14 @@ func (d *drive) unplug() {
 // initDisk makes a pool of a drive, mounted at dir.
 func initDisk(t *testing.T, hook fault.Hook, state, dir, device string) error {
 	t.Helper()
+	return initDiskOn(t, FilesystemBtrfs, hook, state, dir, device)
+}
+
+// initDiskOn is initDisk with another filesystem.
+func initDiskOn(t *testing.T, fsType string, hook fault.Hook, state, dir, device string) error {
+	t.Helper()
 	b, err := New(Config{
-		Pools: []PoolConfig{{Name: "ssd", Dir: dir, Device: device}}, StateDir: state, Runner: command.New(), Fault: hook,
+		Pools: []PoolConfig{{Name: "ssd", Dir: dir, Device: device, Filesystem: fsType}}, StateDir: state, Runner: command.New(), Fault: hook,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -99,12 +105,16 @@ func unmountAll(t *testing.T, dir string) {
 }
 
 func TestADiskBecomesAPoolThatTheDriverMounts(t *testing.T) {
+	onEach(t, testADiskBecomesAPoolThatTheDriverMounts)
+}
+
+func testADiskBecomesAPoolThatTheDriverMounts(t *testing.T, fsType string) {
 	dir := t.TempDir()
 	d := newDrive(t, dir, "drive", diskSize)
 	state, mnt := filepath.Join(dir, "state"), filepath.Join(dir, "pools", "ssd")
 	t.Cleanup(func() { unmountAll(t, filepath.Join(dir, "pools")) })
 	for range 2 { // a second time it is ready
-		if err := initDisk(t, nil, state, mnt, d.dev.Path()); err != nil {
+		if err := initDiskOn(t, fsType, nil, state, mnt, d.dev.Path()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -159,11 +169,15 @@ func TestADiskBecomesAPoolThatTheDriverMounts(t *testing.T) {
 }
 
 func TestOfTwoCopiesOfADiskNoneIsMounted(t *testing.T) {
+	onEach(t, testOfTwoCopiesOfADiskNoneIsMounted)
+}
+
+func testOfTwoCopiesOfADiskNoneIsMounted(t *testing.T, fsType string) {
 	dir := t.TempDir()
 	d := newDrive(t, dir, "drive", diskSize)
 	state, mnt := filepath.Join(dir, "state"), filepath.Join(dir, "pools", "ssd")
 	t.Cleanup(func() { unmountAll(t, filepath.Join(dir, "pools")) })
-	d.must(initDisk(t, nil, state, mnt, d.dev.Path()))
+	d.must(initDiskOn(t, fsType, nil, state, mnt, d.dev.Path()))
 	unmountAll(t, filepath.Join(dir, "pools"))
 	twin := newDrive(t, dir, "twin", diskSize)
 	_, err := command.New().Run(t.Context(), "cp", "--sparse=always", d.file, twin.file)
@@ -314,7 +328,9 @@ func TestADiskWithAnythingOnItIsRefused(t *testing.T) {
 	}
 }
 
-func TestInitOfADiskGoesOnAfterACrash(t *testing.T) {
+func TestInitOfADiskGoesOnAfterACrash(t *testing.T) { onEach(t, testInitOfADiskGoesOnAfterACrash) }
+
+func testInitOfADiskGoesOnAfterACrash(t *testing.T, fsType string) {
 	dir := t.TempDir()
 	crash := errors.New("crash")
 	for i, step := range []string{"pool-disk/made", "pool-disk/mounted", "pool/layout", "pool/register"} {
@@ -322,7 +338,7 @@ func TestInitOfADiskGoesOnAfterACrash(t *testing.T) {
 		state, mnt := filepath.Join(dir, "state", step), filepath.Join(dir, "pools", step)
 		d.must(os.MkdirAll(state, 0o700))
 		var met []string
-		err := initDisk(t, func(s string) error {
+		err := initDiskOn(t, fsType, func(s string) error {
 			met = append(met, s)
 			if s == step {
 				return crash
@@ -335,7 +351,7 @@ func TestInitOfADiskGoesOnAfterACrash(t *testing.T) {
 		if i%2 == 0 { // by a process that stops, or by a machine that does
 			unmountAll(t, filepath.Join(dir, "pools"))
 		}
-		d.must(initDisk(t, nil, state, mnt, d.dev.Path()))
+		d.must(initDiskOn(t, fsType, nil, state, mnt, d.dev.Path()))
 		unmountAll(t, filepath.Join(dir, "pools"))
 		b := serveDisk(t, state, mnt)
 		if p := b.Pools()[0]; !p.Available {
