@@ -91,7 +91,7 @@ func (p *page) write() error {
 		out.Line("")
 		out.Line("**This part failed, so what is missing above was not measured:**")
 		out.Line("")
-		out.Line("    %s", strings.ReplaceAll(s.failure.Error(), "\n", "\n    "))
+		out.Line("    %s", strings.ReplaceAll(strings.TrimSpace(s.failure.Error()), "\n", "\n    "))
 	}
 	if len(p.pending) > 0 {
 		out.Line("")
