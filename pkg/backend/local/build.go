@@ -188,7 +188,7 @@ func (p *pool) loadFrom(dir *os.File, name string, id volume.ID) (object, error)
 	if size < r.Size {
 		damage = cutShort(id, size, r.Size)
 	}
-	o := object{record: r, dir: name, damage: damage}
+	o := object{record: r, dir: name, length: size, damage: damage}
 	if id.Kind() == volume.KindVolume { // nothing overwrites a snapshot
 		o.copied, err = p.store.copied(dir)
 	}

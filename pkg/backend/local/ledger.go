@@ -162,8 +162,16 @@ func (p *pool) balanceLocked() (balance, error) {
 
 // chargeOf is what a volume may still need from the pool; toCopy says that it is
 // about to be copied. An image that a crash left longer than its record may be
-// filled to its end.
+// filled to its end. It asks the kernel only about volumes that were never copied:
+// with a thousand volumes an admission asks a thousand times, a copy once more while
+// its source is frozen.
 func (p *pool) chargeOf(o object, toCopy bool) (volume.Bytes, error) {
+	switch length := max(o.Size, o.length); {
+	case toCopy:
+		return length, nil
+	case o.copied:
+		return max(0, length-o.inPlace), nil
+	}
 	var st unix.Stat_t
 	name := o.dir + "/" + dataDir + "/" + imageFile
 	err := unix.Fstatat(int(p.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -175,12 +183,6 @@ func (p *pool) chargeOf(o object, toCopy bool) (volume.Bytes, error) {
 		return 0, fmt.Errorf("stat %s: %w", name, err)
 	}
 	length := max(o.Size, volume.Bytes(st.Size))
-	switch {
-	case toCopy:
-		return length, nil
-	case o.copied:
-		return max(0, length-o.inPlace), nil
-	}
 	const statBlock = 512 // stat(2): st_blocks is in units of 512 bytes
 	return max(0, length-volume.Bytes(st.Blocks)*statBlock), nil
 }

@@ -53,8 +53,9 @@ type pool struct {
 // object is a volume or a snapshot in the index.
 type object struct {
 	record
-	dir    string // relative to the pool's root
-	copied bool   // see store.copied
+	dir    string       // relative to the pool's root
+	length volume.Bytes // of the image, or what it was about to get
+	copied bool         // see store.copied
 	// inPlace is what a copied volume certainly can overwrite without new space, in
 	// bytes; last is where that comes from, and epoch counts what made it 0 again.
 	inPlace volume.Bytes

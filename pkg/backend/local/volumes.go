@@ -204,6 +204,7 @@ func (p *pool) grow(o *object, size volume.Bytes) error {
 	if err != nil {
 		return fmt.Errorf("stat the image: %w", err)
 	}
+	p.lengthen(o.ID, size)
 	if st.Size() < int64(size) {
 		if err := img.Truncate(int64(size)); err != nil {
 			return fmt.Errorf("lengthen the image: %w", err)
@@ -225,6 +226,16 @@ func (p *pool) grow(o *object, size volume.Bytes) error {
 	}
 	*o, err = p.indexFromDisk(o.ID)
 	return err
+}
+
+// lengthen charges a volume with what its image is about to get, which it keeps if
+// the rest of the growth fails.
+func (p *pool) lengthen(id volume.ID, length volume.Bytes) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o, ok := p.objects[id]; ok {
+		o.length = max(o.length, length)
+	}
 }
 
 // atLeast is a required size where a missing one means what there is, not
