@@ -35,7 +35,7 @@ func commands() []command {
 		{"demo", "show the whole life of a volume on a throw-away pool, with times", runDemo},
 		{"watchdog", "thaw filesystems that a driver which died or hangs has left frozen", runWatchdog},
 		{"claim-node", "take the claim of the one node that this version serves, or say who has it", runClaimNode},
-		{"pool", "pool init DIR: make a directory on btrfs a pool; pool status: what the pools hold", runPool},
+		{"pool", "pool init DIR: make a directory on btrfs or XFS, or a disk, a pool; pool status: what the pools hold", runPool},
 		{"version", "print the version", runVersion},
 	}
 }

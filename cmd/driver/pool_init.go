@@ -66,7 +66,7 @@ func (o *placeOptions) parse(fs *pflag.FlagSet, args []string) (local.Config, er
 	return cfg, nil
 }
 
-// runPoolInit makes pools: of directories on btrfs, as images, of disks.
+// runPoolInit makes pools: of directories on btrfs or XFS, as images, of disks.
 func runPoolInit(ctx context.Context, args []string, out io.Writer) error {
 	fs := pflag.NewFlagSet("driver pool init [NAME=]DIR|/dev/DISK...", pflag.ContinueOnError)
 	var o placeOptions

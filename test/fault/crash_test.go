@@ -236,7 +236,12 @@ func (w *world) crashAt(op operation, name, point string) error {
 }
 
 func TestKilledAtEveryStepLosesNothingAndLeavesNothing(t *testing.T) {
+	harness.OnEachFilesystem(t, killedAtEveryStep)
+}
+
+func killedAtEveryStep(t *testing.T, flag string) {
 	w := newWorld(t)
+	w.box.Flags = append(w.box.Flags, flag)
 	w.begin()
 	for _, op := range operations() {
 		t.Run(op.name, func(t *testing.T) {

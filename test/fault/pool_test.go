@@ -11,8 +11,12 @@ import (
 // A pool image that was being made when the driver died is finished or made
 // again by the next start, and there is one pool in the end.
 func TestKilledWhileThePoolIsMade(t *testing.T) {
+	harness.OnEachFilesystem(t, killedWhileThePoolIsMade)
+}
+
+func killedWhileThePoolIsMade(t *testing.T, flag string) {
 	const small = volume.GiB
-	box := harness.NewBox(t, small)
+	box := harness.NewBox(t, small, flag)
 	d := box.Start()
 	steps := slices.DeleteFunc(d.Steps(), func(s string) bool { return s == "empty-trash/destroyed" })
 	d.Stop()
@@ -22,7 +26,7 @@ func TestKilledWhileThePoolIsMade(t *testing.T) {
 	}
 	for _, step := range steps {
 		t.Run(step, func(t *testing.T) {
-			box := harness.NewBox(t, small)
+			box := harness.NewBox(t, small, flag)
 			if d, err := box.TryStart(step + "=kill"); err == nil {
 				d.Kill()
 				t.Fatalf("the driver got ready although it was to die at %s", step)

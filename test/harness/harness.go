@@ -58,11 +58,17 @@ type Box struct {
 	Wrap []string
 }
 
-// OnEachFilesystem runs a test for pools on each filesystem, with the flag of the
-// driver that makes them.
+// Filesystems are those that a pool can be on.
+func Filesystems() []string { return []string{"btrfs", "xfs"} }
+
+// OnFilesystem is the flag of the driver that makes pools on a filesystem.
+func OnFilesystem(fsType string) string { return "--pool-filesystem=" + fsType }
+
+// OnEachFilesystem runs a test for pools on each filesystem, with the flag that
+// makes them.
 func OnEachFilesystem(t *testing.T, test func(t *testing.T, flag string)) {
-	for _, fsType := range []string{"btrfs", "xfs"} {
-		t.Run("pool-on-"+fsType, func(t *testing.T) { test(t, "--pool-filesystem="+fsType) })
+	for _, fsType := range Filesystems() {
+		t.Run("pool on "+fsType, func(t *testing.T) { test(t, OnFilesystem(fsType)) })
 	}
 }
 

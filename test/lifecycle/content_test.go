@@ -10,10 +10,13 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/harness"
 )
 
-func TestContent(t *testing.T) {
-	s := newSite(t, 10*volume.GiB)
+func TestContent(t *testing.T) { harness.OnEachFilesystem(t, testContent) }
+
+func testContent(t *testing.T, flag string) {
+	s := newSite(t, 10*volume.GiB, flag)
 	s.run("a restored snapshot is the source at that instant", restoredIsTheInstant)
 	s.run("a snapshot of a block volume has what was closed and not synced", blockHasWhatWasNotSynced)
 	s.run("clones are independent both ways", clonesAreIndependent)

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/harness"
 )
 
 // TestThePromiseIsKeptForEver is the loop that breaks ledgers which add up sizes:
@@ -26,11 +27,15 @@ import (
 // blocks as they are, which pin the whole extents that they are in. Snapshots and
 // creates may be refused; no write may ever fail, and no byte may be lost.
 func TestThePromiseIsKeptForEver(t *testing.T) {
+	harness.OnEachFilesystem(t, testThePromiseIsKeptForEver)
+}
+
+func testThePromiseIsKeptForEver(t *testing.T, flag string) {
 	rounds := 5
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_LEDGER_ROUNDS")); err == nil {
 		rounds = n
 	}
-	s := newSite(t, 1280*volume.MiB)
+	s := newSite(t, 1280*volume.MiB, flag)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rounds)*2*callLimit)
 	defer cancel()
 	s.ctx = ctx

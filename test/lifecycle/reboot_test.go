@@ -15,8 +15,8 @@ import (
 )
 
 func TestARebootLosesNothing(t *testing.T) {
-	t.Run("on a pool image", func(t *testing.T) {
-		s := newSite(t, 6*volume.GiB)
+	harness.OnEachFilesystem(t, func(t *testing.T, flag string) {
+		s := newSite(t, 6*volume.GiB, flag)
 		live := liveThrough(s)
 		s.driver.Kill()
 		s.box.Reboot()

@@ -39,10 +39,10 @@ type site struct {
 }
 
 // newSite makes a machine with the pool "default" of this size, and starts its
-// driver.
-func newSite(t *testing.T, poolSize volume.Bytes) *site {
+// driver, with more flags.
+func newSite(t *testing.T, poolSize volume.Bytes, flags ...string) *site {
 	t.Helper()
-	s := &site{t: t, box: harness.NewBox(t, poolSize)}
+	s := &site{t: t, box: harness.NewBox(t, poolSize, flags...)}
 	s.pool = filepath.Join(s.box.Pools(), "pool")
 	s.limit()
 	s.driver = s.box.Start()

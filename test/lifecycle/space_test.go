@@ -16,10 +16,13 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
+	"github.com/holdfast-csi/holdfast/test/harness"
 )
 
-func TestSpace(t *testing.T) {
-	s := newSite(t, volume.GiB)
+func TestSpace(t *testing.T) { harness.OnEachFilesystem(t, testSpace) }
+
+func testSpace(t *testing.T, flag string) {
+	s := newSite(t, volume.GiB, flag)
 	s.run("capacity follows what is made and deleted", capacityFollows)
 	s.run("every promise is kept to the last byte", promisesAreKept)
 	s.run("a snapshot whose sharing cannot be afforded is refused", snapshotRefused)
@@ -27,8 +30,10 @@ func TestSpace(t *testing.T) {
 	s.run("a pool full of foreign data answers, deletes and recovers", fullPool)
 }
 
-func TestSpaceWhenAllIsShared(t *testing.T) {
-	s := newSite(t, 640*volume.MiB)
+func TestSpaceWhenAllIsShared(t *testing.T) { harness.OnEachFilesystem(t, testSpaceWhenAllIsShared) }
+
+func testSpaceWhenAllIsShared(t *testing.T, flag string) {
+	s := newSite(t, 640*volume.MiB, flag)
 	s.run("every promise is kept when all is overwritten in small pieces", promisesAreKeptWhenShared)
 }
 

@@ -24,6 +24,7 @@ const poolSize = 8 * volume.GiB
 // kind is a kind of volume for which csi-sanity runs.
 type kind struct {
 	name   string
+	pool   string        // the filesystem of the pool
 	fsType volume.FSType // "" for raw block
 	// size and grown are multiples of the driver's alignment: csi-sanity wants to
 	// get exactly what it asks for.
@@ -33,11 +34,15 @@ type kind struct {
 }
 
 func kinds() []*kind {
-	return []*kind{
-		{name: "ext4", fsType: volume.Ext4, size: 64 * volume.MiB, grown: 128 * volume.MiB},
-		{name: "xfs", fsType: volume.XFS, size: 320 * volume.MiB, grown: 640 * volume.MiB},
-		{name: "block", size: 64 * volume.MiB, grown: 128 * volume.MiB},
+	var all []*kind
+	for _, pool := range harness.Filesystems() {
+		all = append(all,
+			&kind{name: "ext4-on-" + pool, pool: pool, fsType: volume.Ext4, size: 64 * volume.MiB, grown: 128 * volume.MiB},
+			&kind{name: "xfs-on-" + pool, pool: pool, fsType: volume.XFS, size: 320 * volume.MiB, grown: 640 * volume.MiB},
+			&kind{name: "block-on-" + pool, pool: pool, size: 64 * volume.MiB, grown: 128 * volume.MiB},
+		)
 	}
+	return all
 }
 
 // config is csi-sanity's configuration for a kind of volume, with nothing
@@ -71,14 +76,17 @@ func (k *kind) config(t *testing.T, box *harness.Box) *csisanity.TestConfig {
 // TestConformsToCSI is the only test of the package that runs csi-sanity: Ginkgo
 // runs one suite per process.
 func TestConformsToCSI(t *testing.T) {
-	box := harness.NewBox(t, poolSize)
-	driver := box.Start()
+	boxes, drivers := map[string]*harness.Box{}, map[string]*harness.Driver{}
+	for _, pool := range harness.Filesystems() {
+		boxes[pool] = harness.NewBox(t, poolSize, harness.OnFilesystem(pool))
+		drivers[pool] = boxes[pool].Start()
+	}
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // csi-sanity's own chatter
 	all := kinds()
 	for _, k := range all {
 		ginkgo.Context(k.name, func() {
-			suite := csisanity.GinkgoTest(k.config(t, box))
+			suite := csisanity.GinkgoTest(k.config(t, boxes[k.pool]))
 			t.Cleanup(suite.Finalize)
 		})
 	}
@@ -87,7 +95,9 @@ func TestConformsToCSI(t *testing.T) {
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	reporter.NoColor, reporter.Succinct = true, !reporter.Verbose && !reporter.VeryVerbose
 	if ginkgo.RunSpecs(t, "csi-sanity", suite, reporter); t.Failed() {
-		t.Log(driver.Log())
+		for pool, driver := range drivers {
+			t.Logf("the driver with the pool on %s:\n%s", pool, driver.Log())
+		}
 	}
 	fmt.Println() // Ginkgo's last line has no end
 	if len(suite.FocusStrings)+len(suite.SkipStrings) > 0 {
@@ -99,7 +109,9 @@ func TestConformsToCSI(t *testing.T) {
 	for reason, specs := range skips() {
 		t.Logf("%d of the skipped specs: %s", len(specs), reason)
 	}
-	checkNothingLeft(t, driver)
-	checkSecrets(t, driver)
-	driver.Stop()
+	for _, driver := range drivers {
+		checkNothingLeft(t, driver)
+		checkSecrets(t, driver)
+		driver.Stop()
+	}
 }

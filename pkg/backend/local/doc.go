@@ -1,13 +1,13 @@
 // Package local is the engine that keeps volumes in pools on this machine: a
-// directory on btrfs, or a pool image that it makes and mounts itself.
+// directory on btrfs or XFS, or a pool image that it makes and mounts itself.
 //
 // # Layout of a pool
 //
 //	holdfast.json                 marker: format version, pool id, filesystem
 //	pool.lock                     held (flock) by the one driver that uses the pool
 //	volumes/<id>/volume.json      the record
-//	volumes/<id>/data/disk.img    the volume: a sparse, NOCOW image; data/ is a subvolume
-//	snapshots/<id>/snapshot.json  the same, data/ read-only
+//	volumes/<id>/data/disk.img    the volume: a sparse image; on btrfs NOCOW and data/ a subvolume
+//	snapshots/<id>/snapshot.json  the same, data/ read-only; on XFS the image immutable
 //	.staging/ .trash/             under construction, being deleted
 //	.quarantine/                  what was found and belongs to nobody: never deleted
 //	ballast                       space that keeps records writable on a full pool

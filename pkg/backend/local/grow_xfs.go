@@ -30,7 +30,7 @@ func (s *xfsStore) grow() (before, after volume.Bytes, err error) {
 	return before, after, err
 }
 
-// size is that of the filesystem: statfs(2) leaves the log out.
+// size is that of the filesystem, its log included.
 func (s *xfsStore) size() (volume.Bytes, error) {
 	g, err := xfs.ReadGeometry(s.pool)
 	return volume.Bytes(g.Blocks * g.BlockSize), err

@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// Init makes an empty directory on btrfs a pool and registers it. A directory
+// Init makes an empty directory on btrfs or XFS a pool and registers it. A directory
 // that is a pool already, and the one that is registered, is success, also while
 // a driver uses it.
 func (b *Backend) Init(ctx context.Context) error {

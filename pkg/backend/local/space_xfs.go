@@ -32,8 +32,11 @@ func (s *xfsStore) space() (space, error) {
 	if err := unix.Fstatfs(int(s.pool.Fd()), &st); err != nil {
 		return space{}, fmt.Errorf("statfs the pool: %w", err)
 	}
-	block := volume.Bytes(st.Bsize)
-	sp := space{Total: volume.Bytes(st.Blocks) * block, Free: volume.Bytes(st.Bavail) * block}
+	total, err := s.size() // statfs(2) leaves the log out
+	if err != nil {
+		return space{}, err
+	}
+	sp := space{Total: total, Free: volume.Bytes(st.Bavail) * volume.Bytes(st.Bsize)}
 	sp.Cover = max(0, sp.Free-sp.Free/xfsMetadataShare-min(maxXFSReserve, sp.Total/xfsReserveShare))
 	return sp, nil
 }

@@ -34,6 +34,9 @@ type store interface {
 	// copied reports whether overwriting data/ may need new space, because it was
 	// copied or is a copy. It is cheap; a store that cannot tell says true.
 	copied(dir *os.File) (bool, error)
+	// dataIn is how much of the space of an image of which nothing is shared, as
+	// stat(2) shows it, is data at least.
+	dataIn(allocated volume.Bytes) volume.Bytes
 	// usage walks the extents of the image; its cost grows with their number.
 	usage(dir *os.File) (usage, error)
 	// removeData removes data/ at once; its space comes back later. The ticket is

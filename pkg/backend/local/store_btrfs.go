@@ -92,6 +92,8 @@ func (s *btrfsStore) copied(dir *os.File) (bool, error) {
 	return last != 0, err
 }
 
+func (s *btrfsStore) dataIn(allocated volume.Bytes) volume.Bytes { return allocated }
+
 // usage counts as in place what is newer than the last snapshot: only that does
 // the kernel overwrite where it lies (see btrfs.LastSnapshot).
 func (s *btrfsStore) usage(dir *os.File) (usage, error) {

@@ -106,8 +106,33 @@ func (s *xfsStore) openCopy(from, to *os.File) (src, dst *os.File, err error) {
 	return src, dst, nil
 }
 
-// copied: no call of the kernel tells whether a file shares anything.
-func (s *xfsStore) copied(*os.File) (bool, error) { return true, nil }
+// copied looks for a shared extent, if there are few to look at.
+func (s *xfsStore) copied(dir *os.File) (bool, error) {
+	img, err := openAt(dir, dataDir+"/"+imageFile, unix.O_RDONLY)
+	if err != nil {
+		return false, err
+	}
+	defer img.Close()
+	const few = 1000
+	if n, err := xfs.Extents(img); err != nil || n > few {
+		return true, err
+	}
+	shared := errors.New("shared")
+	err = xfs.WalkExtents(img, func(e xfs.Extent) error {
+		if e.Shared {
+			return shared
+		}
+		return nil
+	})
+	if errors.Is(err, shared) {
+		return true, nil
+	}
+	return false, err
+}
+
+// dataIn: the tree of the extents counts too, 33 bytes for each in nodes that are
+// half full. That is 0.8 % when every block is an extent of its own.
+func (s *xfsStore) dataIn(allocated volume.Bytes) volume.Bytes { return allocated - allocated/64 }
 
 // usage counts as in place what no other file shares. The extents are those that
 // a copy has to go through, which are fewer than what the walk returns: it also
