@@ -47,7 +47,7 @@ func benchCopyStall(b *testing.B, extents int, prepared bool) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer unix.Munmap(block)
+	defer func() { _ = unix.Munmap(block) }()
 	var stop atomic.Bool
 	stopped, waited := make(chan error), time.Duration(0)
 	go func() {

@@ -379,7 +379,7 @@ func TestASnapshottedVolumeIsOverwrittenInAFullPool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(block)
+	defer func() { _ = unix.Munmap(block) }()
 	for i := range block {
 		block[i] = 3
 	}
