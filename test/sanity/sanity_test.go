@@ -19,7 +19,7 @@ import (
 )
 
 // poolSize is room for the few volumes that a spec has at a time.
-const poolSize = 8 * volume.GiB
+const poolSize = 4 * volume.GiB
 
 // kind is a kind of volume for which csi-sanity runs.
 type kind struct {

@@ -315,6 +315,43 @@ func TestWhatIsSharedIsNotInPlace(t *testing.T) {
 	}
 }
 
+// st_blocks has the tree of the extents in it, which no write ever goes to.
+func TestAVolumeThatSharesNothingIsChargedWithoutAMeasurement(t *testing.T) {
+	roottest.Require(t)
+	b := newBenchOn(t, FilesystemXFS, 2*volume.GiB, nil, "default")
+	p := b.poolNamed("default")
+	v := b.create(volume.Spec{Name: "a", Size: 128 * volume.MiB, Format: volume.Format{Mode: volume.ModeBlock}})
+	img := b.openImage(v.ID, os.O_RDWR)
+	const blocks = 16384
+	for i := range blocks { // every second one, so that each is an extent
+		if _, err := img.WriteAt([]byte{1}, int64(i*8059%blocks)*8192); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := img.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := xfs.Extents(img); err != nil || n < blocks/2 {
+		t.Fatalf("%d extents are no worst case: %v", n, err)
+	}
+	u, err := p.usageOf(objectDir(v.ID))
+	if err != nil || u.InPlace != blocks*4096 {
+		t.Fatalf("%+v, %v", u, err)
+	}
+	o, _ := p.lookup(v.ID)
+	charge, err := p.chargeOf(o, false)
+	if need := v.Size - u.InPlace; err != nil || o.copied || charge < need || charge > need+u.InPlace/32 {
+		t.Errorf("it may need %s and is charged with %s, copied: %v, %v", need, charge, o.copied, err)
+	}
+	b.snapshotOf(v.ID, "s")
+	b.reopen()
+	p = b.poolNamed("default")
+	o, _ = p.lookup(v.ID)
+	if charge, err := p.chargeOf(o, false); err != nil || !o.copied || charge != v.Size {
+		t.Errorf("shared, after a restart, it is charged with %s of %s, copied: %v, %v", charge, v.Size, o.copied, err)
+	}
+}
+
 func TestTheSpaceOfADeletedVolumeIsBackWhenTheTrashIsEmpty(t *testing.T) {
 	roottest.Require(t)
 	b := newBenchOn(t, FilesystemXFS, 2*volume.GiB, nil, "default")
