@@ -33,6 +33,9 @@ func (p *pool) build(ctx context.Context, op string, r record, source volume.ID,
 		return object{}, err
 	}
 	defer p.release(r.ID)
+	if err := p.coverBlocks(r.Format); err != nil {
+		return object{}, err
+	}
 	if err := p.discardStaging(r.ID); err != nil {
 		return object{}, err
 	}

@@ -36,6 +36,7 @@ type guard struct {
 	frozen  bool         // what the guard wants now
 	since   time.Time    // of frozen
 	reserve volume.Bytes // the last one
+	blocks  volume.Bytes // what of it is for block volumes
 
 	// The rest is only used by watch.
 	speed    volume.Bytes // the fastest that the space was seen to shrink, a second
@@ -258,11 +259,12 @@ func (g *guard) isFrozen() bool {
 	return g.frozen
 }
 
-// lastReserve is the reserve as it was judged last.
-func (g *guard) lastReserve() volume.Bytes {
+// lastReserve is the reserve as it was judged last, and what of it is for block
+// volumes.
+func (g *guard) lastReserve() (reserve, blocks volume.Bytes) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.reserve
+	return g.reserve, g.blocks
 }
 
 // want is whether the pool's filesystems are to be frozen; tend does it. It says
@@ -271,7 +273,7 @@ func (g *guard) want(frozen bool, reserve volume.Bytes) (was bool, since time.Ti
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	was, since = g.frozen, g.since
-	g.frozen, g.reserve = frozen, reserve
+	g.frozen, g.reserve, g.blocks = frozen, reserve, min(g.owes.blocks, reserve)
 	if frozen && !was {
 		g.since = time.Now()
 	}

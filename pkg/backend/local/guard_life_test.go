@@ -290,3 +290,46 @@ func (g *guarded) thawForGood(f *workload.Filler) {
 	}
 	g.start()
 }
+
+// TestBlockVolumesAreNotOvercommitted: they cannot be frozen.
+func TestBlockVolumesAreNotOvercommitted(t *testing.T) {
+	onEach(t, func(t *testing.T, pool string) {
+		g := newGuarded(t, pool, 1280*volume.MiB, 10, nil)
+		if _, err := g.CreateVolume(t.Context(), sized(blockSpec("large"), 2*volume.GiB)); !errors.Is(err, volume.ErrNoSpace) {
+			t.Errorf("a block volume larger than the pool is promised: %v", err)
+		}
+		b := g.create(sized(blockSpec("b"), 300*volume.MiB))
+		if _, err := g.ExpandVolume(t.Context(), b.ID, 2*volume.GiB, 0); !errors.Is(err, volume.ErrOutOfRange) {
+			t.Errorf("a block volume grows beyond the pool: %v", err)
+		}
+		dev, err := g.Attach(t.Context(), b.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
+		dir := g.mountAt(v)
+		f := workload.StartFill(dir, workload.Buffered)
+		g.waitFrozen(f)
+		g.mustWait(f)
+		// All of it has a place, although the pool is full for everybody else.
+		if err := workload.Write(dev.Path, 3, b.Size, true); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(workload.Verify(dev.Path, 3, b.Size), dev.Close(), g.Detach(t.Context(), b.ID)); err != nil {
+			t.Error(err)
+		}
+		g.mustStandStill(f)
+		g.remove(b.ID)
+		files, err := f.Stop()
+		if err != nil {
+			t.Errorf("the writer met an error: %v", err)
+		}
+		g.mustHaveAll(dir, workload.Buffered, files)
+		g.unmount(v.ID, dir)
+	})
+}
+
+func sized(s volume.Spec, size volume.Bytes) volume.Spec {
+	s.Size = size
+	return s
+}

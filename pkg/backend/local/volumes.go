@@ -177,7 +177,9 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 	err = p.admit(ctx, id, size-o.Size, "")
 	if err == nil {
 		defer p.release(id)
-		err = p.withBallast(func() error { return p.grow(&o, size) })
+		if err = p.coverBlocks(o.Format); err == nil {
+			err = p.withBallast(func() error { return p.grow(&o, size) })
+		}
 	}
 	if errors.Is(err, volume.ErrNoSpace) {
 		// Kubernetes takes RESOURCE_EXHAUSTED for passing and would never let the

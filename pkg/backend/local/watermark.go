@@ -13,13 +13,14 @@ import (
 const watermarkShare = 10
 
 // watermark is how much must be free for new promises: a tenth of the pool, or twice
-// what the guard needs, whichever is more. It is 0 while nothing is overcommitted:
+// what the guard needs, whichever is more, and what block volumes may need. It is 0 while nothing is overcommitted:
 // then the promises themselves keep the pool from running full.
 func (p *pool) watermark(sp space) volume.Bytes {
 	if !p.overcommitted() {
 		return 0
 	}
-	return max(sp.Total/watermarkShare, 2*p.guard.lastReserve())
+	reserve, blocks := p.guard.lastReserve()
+	return max(sp.Total/watermarkShare, 2*(reserve-blocks)) + blocks
 }
 
 // belowWatermark says whether nothing more may be promised, and the watermark.

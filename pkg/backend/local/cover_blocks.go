@@ -1,0 +1,44 @@
+package local
+
+import (
+	"fmt"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// coverBlocks is volume.ErrNoSpace if what block volumes may still need is not
+// covered, with all that is being admitted now. Block volumes are never
+// overcommitted: they have no filesystem that could be frozen. The guard keeps for
+// them what was admitted here.
+func (p *pool) coverBlocks(format volume.Format) error {
+	if !p.overcommitted() || format.Mode != volume.ModeBlock {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var owed volume.Bytes
+	sources := map[volume.ID]bool{}
+	for _, pr := range p.promised {
+		owed += pr.size
+		sources[pr.source] = true
+	}
+	for id, o := range p.objects {
+		if id.Kind() != volume.KindVolume || o.Format.Mode != volume.ModeBlock {
+			continue
+		}
+		charge, err := p.chargeOf(*o, sources[id])
+		if err != nil {
+			return err
+		}
+		owed += charge
+	}
+	sp, err := p.store.space()
+	if err != nil {
+		return err
+	}
+	if owed > sp.Cover {
+		return fmt.Errorf("%w: raw block volumes are not overcommitted, for they cannot be frozen: pool %s has room for %s, and with this one they may need %s; delete volumes or snapshots, or enlarge the pool, or use a filesystem volume",
+			volume.ErrNoSpace, p.name, sp.Cover, owed)
+	}
+	return nil
+}
