@@ -88,7 +88,7 @@ type Provisioner interface {
 	// Snapshots are the snapshots of all available pools, in order of ID.
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
 
-	// Health is what is wrong with a volume, found now, in the order of
+	// Health is what is wrong with a volume now, or was a moment ago, in the order of
 	// volume.Conditions; nil if it is well. What cannot be looked at in a moment
 	// is Inaccessible. So is every volume of a pool that is configured and away,
 	// whether it exists or not, for nobody can tell. It is ErrNotFound, or

@@ -25,8 +25,8 @@ import (
 const (
 	// lookInterval is the time between two looks; it varies by a fifth.
 	lookInterval = 30 * time.Second
-	// lookSoon is the least time before a look that suspect has asked for.
-	lookSoon = 500 * time.Millisecond
+	// leastRest is the least time before a look that was brought forward.
+	leastRest = 500 * time.Millisecond
 	// lookWait bounds how long a look waits for a disk that does not answer.
 	lookWait = 10 * time.Second
 	// askWait is the same for a question about one volume.
@@ -76,7 +76,7 @@ func (b *Backend) watchHealth(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(lookSoon):
+			case <-time.After(leastRest):
 			}
 		}
 	}
@@ -85,13 +85,30 @@ func (b *Backend) watchHealth(ctx context.Context) {
 // suspect has the next look taken soon, if an error is one that a dead filesystem
 // answers with.
 func (b *Backend) suspect(err error) {
-	if !isDead(err) && !errors.Is(err, unix.EROFS) {
-		return
+	if isDead(err) || errors.Is(err, unix.EROFS) {
+		b.health.lookSoon()
 	}
+}
+
+// lookSoon brings the next look forward.
+func (h *health) lookSoon() {
 	select {
-	case b.health.soon <- struct{}{}:
+	case h.soon <- struct{}{}:
 	default: // it was asked for already
 	}
+}
+
+// isNews says whether a volume is well where it was not at the last look, or the
+// other way round.
+func (h *health) isNews(id volume.ID, pool string, well bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, v := range h.pools[pool].found.Volumes {
+		if v.ID == id {
+			return (len(v.Conditions) == 0) != well
+		}
+	}
+	return !well
 }
 
 // look examines all pools. It returns when that is done, or would take too long: one
@@ -280,6 +297,9 @@ func (b *Backend) ask(ctx context.Context, p *pool, info volume.Pool, id volume.
 	defer cancel()
 	select {
 	case a := <-got:
+		if a.err == nil && b.health.isNews(id, info.Name, len(a.conditions) == 0) {
+			b.health.lookSoon() // lists and metrics should know
+		}
 		if a.err == nil && !info.Available {
 			a.conditions = withCondition(a.conditions, condition(volume.Inaccessible, PoolFailed, "%s", info.Reason))
 		}
