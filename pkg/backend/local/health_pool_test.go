@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/teardown"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/test/roottest"
+	"github.com/holdfast-csi/holdfast/test/scratch"
 )
 
 func TestAPoolThatIsWellHasNoConditions(t *testing.T) {
@@ -284,5 +285,63 @@ func TestAPoolThatShutsItselfDownIsFoundSoonAndLetsGo(t *testing.T) {
 	}
 	if _, ok, err := b.Lookup(t.Context(), v.ID); ok || err != nil {
 		t.Errorf("its volume, detached: attached %t, %v", ok, err)
+	}
+}
+
+func TestAPoolThatDoesNotAnswerIsSilentAndHoldsUpNobody(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default", "other")
+	b.look(t.Context())
+	if !b.health.begin("default", time.Now().Add(-time.Minute)) { // a look that never ends
+		t.Fatal("a look is under way")
+	}
+	before := b.Stats()[1].Looked
+	start := time.Now()
+	b.expect("a pool that does not answer", b.wrong("default"), "PoolSilent inaccessible")
+	if took := time.Since(start); took > lookWait/2 {
+		t.Errorf("the others waited for it, %s", took)
+	}
+	if !b.Stats()[1].Looked.After(before) {
+		t.Error("the other pool was not looked at")
+	}
+	b.health.end("default", b.examine(b.slots[0]))
+	b.expect("it answers again", b.wrong("default"))
+}
+
+func TestADataProfileThatBecameUnsafeIsFound(t *testing.T) {
+	mnt, state := scratch.Btrfs(t, 2, volume.GiB, "--data", "single", "--metadata", "raid1"), t.TempDir()
+	dir := filepath.Join(mnt, "pool")
+	if err := initPool(t, state, dir); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, dir: dir, cfg: Config{
+		Pools: []PoolConfig{{Name: "default", Dir: dir}}, StateDir: state, Runner: command.New(),
+	}}
+	b.open()
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	b.create(blockSpec("a"))
+	b.expect("single", b.wrong("default"))
+	if _, err := command.New().Run(t.Context(), "btrfs", "balance", "start", "-dconvert=raid1", mnt); err != nil {
+		t.Fatal(err)
+	}
+	b.expect("raid1", b.wrong("default"), "ProfileUnsafe degraded")
+}
+
+func TestDiskErrorsAreThoseOfBtrfs(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	s := b.poolNamed("default").store.(*btrfsStore)
+	files, err := filepath.Glob(s.sysfs("devinfo/*/error_stats"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the kernel shows counters in %q, %v", files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil || nonZero(string(text)) != "" || !strings.Contains(string(text), "write_errs 0\n") {
+		t.Errorf("a new disk has %q, %v", text, err)
+	}
+	if got := nonZero(strings.Replace(string(text), "write_errs 0\n", "write_errs 12\n", 1)); got != "write_errs 12" {
+		t.Errorf("got %q", got)
 	}
 }
