@@ -348,7 +348,18 @@ func (b *Backend) poolOf(kind volume.Kind, id volume.ID) (*pool, error) {
 			return s.get()
 		}
 	}
-	return nil, fmt.Errorf("%w: pool %s of %s is not on this machine; if its disk was moved here, start the driver with --pool for it", volume.ErrUnavailable, id.Pool(), id)
+	return nil, fmt.Errorf("%w: pool %s of %s is not on this machine; if its disk was moved here, start the driver with --pool for it%s", volume.ErrUnavailable, id.Pool(), id, b.strangers())
+}
+
+// strangers says why pools are away of which nobody knows yet who they are.
+func (b *Backend) strangers() string {
+	var out strings.Builder
+	for _, s := range b.slots {
+		if d := s.describe(); d.ID == "" {
+			fmt.Fprintf(&out, "; it may be pool %s, which cannot be used: %s", d.Name, d.Reason)
+		}
+	}
+	return out.String()
 }
 
 // choosePool picks the pool of a new volume that has no source.

@@ -37,6 +37,7 @@ func (p *pool) checkRecords(ctx context.Context, c *PoolCheck) error {
 				c.problem(dir+"/"+e.Name(), "this is no volume or snapshot of this pool", "look at it and remove it by hand; a start of the driver moves it to "+quarantineDir)
 				continue
 			}
+			p.rotten[id] = nil // it is there, whatever is wrong with it
 			if err := p.checkRecord(id, c); err != nil {
 				return err
 			}
@@ -150,6 +151,9 @@ func (p *pool) checkLoops(c *PoolCheck) error {
 		return err
 	}
 	tags := map[string]object{}
+	for id := range p.rotten {
+		tags[tagOf(id)] = object{record: record{ID: id}}
+	}
 	for _, o := range p.objects {
 		tags[tagOf(o.ID)] = *o
 	}
