@@ -24,7 +24,7 @@ func Btrfs(t testing.TB, devices int, size volume.Bytes, options ...string) stri
 	t.Helper()
 	dir, devs := attach(t, devices, size)
 	run(t, slices.Concat([]string{"mkfs.btrfs", "--quiet"}, options, devs)...)
-	run(t, "btrfs", "device", "scan") // the kernel must know the others
+	run(t, append([]string{"btrfs", "device", "scan"}, devs...)...) // the kernel must know the others
 	return mountAt(t, dir, "btrfs", devs[0])
 }
 

@@ -98,6 +98,9 @@ func showDisk(ctx context.Context, pc PoolConfig) (undo func() error, err error)
 	if !ok {
 		return undo, fmt.Errorf("%w: there is no filesystem on %s that a pool can be on", volume.ErrPrecondition, d.Path)
 	}
+	if err := checkOneDevice(d, found); err != nil {
+		return undo, err
+	}
 	if uuid, err := filesystemAt(pc.Dir); err == nil && uuid == found.UUID {
 		return undo, nil
 	}

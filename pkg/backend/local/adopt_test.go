@@ -149,6 +149,10 @@ func TestWhatIsNoPoolIsNotAdopted(t *testing.T) {
 	_, err := command.New().Run(t.Context(), "mkfs.btrfs", "-q", d.dev.Path())
 	d.must(err)
 	mustRefuse("a disk without a pool", onDisk, volume.ErrPrecondition, "driver pool init")
+	second := newDrive(t, dir, "raid", diskSize)
+	_, err = command.New().Run(t.Context(), "mkfs.btrfs", "-q", "-f", "-d", "raid1", "-m", "raid1", d.dev.Path(), second.dev.Path())
+	d.must(err)
+	mustRefuse("one half of a mirror", onDisk, volume.ErrPrecondition, "2 devices")
 	mnt := scratch.Btrfs(t, 1, diskSize)
 	mustRefuse("an empty directory", PoolConfig{Name: "dir", Dir: mnt}, volume.ErrPrecondition, "driver pool init")
 

@@ -131,12 +131,20 @@ func ownLoops() (func(disk.Device) bool, error) {
 	}, nil
 }
 
+// checkOneDevice refuses a filesystem of which the device is only a part.
+func checkOneDevice(d disk.Device, found disk.Filesystem) error {
+	if found.Devices == 1 {
+		return nil
+	}
+	return fmt.Errorf("%w: the %s on %s is spread over %d devices; a disk that is a pool has all of it (for redundancy put md or hardware RAID below): mount it by hand and name the directory",
+		volume.ErrPrecondition, found.Type, d.Path, found.Devices)
+}
+
 // mountDevice mounts a device at dir, which is made if it is not there. What comes
 // to be there must be the filesystem that was found.
 func mountDevice(ctx context.Context, d disk.Device, found disk.Filesystem, dir string) error {
-	if found.Devices != 1 {
-		return fmt.Errorf("%w: the %s on %s is spread over %d devices; a pool has one (md or hardware RAID below it): mount it by hand and give the directory",
-			volume.ErrPrecondition, found.Type, d.Path, found.Devices)
+	if err := checkOneDevice(d, found); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return fmt.Errorf("make the pool's mountpoint: %w", err)
