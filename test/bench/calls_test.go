@@ -124,8 +124,8 @@ func (l *lifecycle) kind() string {
 
 // calls measures each RPC alone and with many callers.
 func calls(r *run, pool string) {
-	_, d := r.box(pool, 20*volume.GiB)
-	const callers = 16
+	_, d := r.box(pool, orQuick(r, 20*volume.GiB, 8*volume.GiB))
+	callers := orQuick(r, 16, 4)
 	alone := orQuick(r, 30, 3)
 	for _, claim := range []orchestrator.Claim{
 		{Size: volume.GiB, FSType: volume.Ext4},
@@ -137,7 +137,7 @@ func calls(r *run, pool string) {
 			r.must(one.run(r.ctx, i))
 		}
 		many := &lifecycle{driver: d, prefix: "many", claim: claim, times: map[string]figures.Samples{}}
-		many.claim.Size = 300 * volume.MiB // 48 volumes at a time fit into the pool
+		many.claim.Size = 300 * volume.MiB // three of each caller at a time fit into the pool
 		var group sync.WaitGroup
 		failures := make([]error, callers)
 		for i := range callers {

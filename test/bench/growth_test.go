@@ -12,7 +12,7 @@ import (
 
 // growth measures ControllerExpandVolume and NodeExpandVolume under a writer.
 func growth(r *run, pool string) {
-	_, d := r.box(pool, 20*volume.GiB)
+	_, d := r.box(pool, orQuick(r, 20*volume.GiB, 8*volume.GiB))
 	rounds := orQuick(r, 10, 2)
 	r.Line("")
 	r.Line("Both calls together, %d times by 1 GiB each, while a writer appends 4 KiB records and syncs each (xfs), or the device", rounds)
