@@ -139,7 +139,7 @@ func TestBenchmarks(t *testing.T) {
 		out.pending = append(out.pending, p.title)
 	}
 	for _, p := range all {
-		part := &section{}
+		part := &section{title: p.title}
 		out.sections = append(out.sections, part)
 		part.Line("")
 		part.Line("## %s", p.title)

@@ -42,6 +42,7 @@ func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f to %.2f)", s.mi
 // section is a part of the page.
 type section struct {
 	figures.Page
+	title   string
 	failed  bool
 	failure error // why, if it is known
 }
@@ -131,6 +132,11 @@ func (p *page) summary(out *figures.Page) {
 	out.Line("")
 	for _, m := range missed {
 		out.Line("* %s", m)
+	}
+	for _, s := range p.sections {
+		if s.failed {
+			out.Line("* not measured, as it failed: %s", s.title)
+		}
 	}
 	out.Line("")
 	out.Line("Copy-on-write is not free on any pool: the first overwrite of each block after a snapshot goes to new space. The data path")
