@@ -127,16 +127,18 @@ func (p *page) summary(out *figures.Page) {
 	out.Line("")
 	out.Line("## What is weak")
 	out.Line("")
-	missed := out.Missed()
-	out.Line("%d aims were missed in this run.", len(missed))
-	out.Line("")
-	for _, m := range missed {
-		out.Line("* %s", m)
-	}
+	weak := out.Missed()
+	out.Line("%d aims were missed in this run.", len(weak))
 	for _, s := range p.sections {
 		if s.failed {
-			out.Line("* not measured, as it failed: %s", s.title)
+			weak = append(weak, s.title+": not measured, as it failed")
 		}
+	}
+	for i, w := range weak {
+		if i == 0 {
+			out.Line("")
+		}
+		out.Line("* %s", w)
 	}
 	out.Line("")
 	out.Line("Copy-on-write is not free on any pool: the first overwrite of each block after a snapshot goes to new space. The data path")
