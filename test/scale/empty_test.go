@@ -21,10 +21,10 @@ func (s *scene) empty() {
 	s.edgesTable()
 	rest := s.volumes[1:]
 	witness := s.volumes[0] // an ext4
-	s.edges("NodeUnpublishVolume", s.each(len(rest), func(i int) error {
+	s.nodeEdges("NodeUnpublishVolume", s.each(len(rest), func(i int) error {
 		return s.driver.Unpublish(s.ctx, rest[i].id, rest[i].pod(), rest[i].claim)
 	}))
-	s.edges("NodeUnstageVolume", s.each(len(rest), func(i int) error { return s.driver.Unstage(s.ctx, rest[i].id) }))
+	s.nodeEdges("NodeUnstageVolume", s.each(len(rest), func(i int) error { return s.driver.Unstage(s.ctx, rest[i].id) }))
 
 	journal, err := workload.StartPacedJournal(filepath.Join(s.driver.TargetPath(witness.id, witness.pod(), false), "witness"), 5*time.Millisecond)
 	s.must(err)

@@ -2,6 +2,8 @@ package scale
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -85,9 +87,29 @@ func (s *scene) list() {
 		_, err := ctl.GetCapacity(s.ctx, &csi.GetCapacityRequest{})
 		return err
 	})
+	scrape := row("/metrics, a scrape", times/10, func(int) error { return s.scrape() })
+	s.aimBelow("a scrape of /metrics, p50", mostScrape, scrape.Median())
 	s.aimBelow("GetCapacity, p99", mostCapacity, capacity.Percentile(99))
 	s.aimBelow("ListVolumes, a page of 100, p99", mostPage, page.Percentile(99))
 	s.memory("after the lists")
+}
+
+// scrape reads the metrics as Prometheus does, and demands that they speak of the
+// volumes.
+func (s *scene) scrape() error {
+	resp, err := http.Get("http://" + s.endpoint + "/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK || len(body) < len(s.volumes) {
+		return fmt.Errorf("%s with %d bytes", resp.Status, len(body))
+	}
+	return nil
 }
 
 // countVolumes lists all volumes in pages, or whole, and demands that each is

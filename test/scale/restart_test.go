@@ -17,6 +17,7 @@ const (
 	mostStall    = time.Second
 	mostCapacity = 20 * time.Millisecond
 	mostPage     = 20 * time.Millisecond
+	mostScrape   = 500 * time.Millisecond
 	mostStats    = 50 * time.Millisecond
 	// mostStatsCPU is what one call may cost: at kubelet's pace, a thousand volumes
 	// take less than two hundredths of one core.

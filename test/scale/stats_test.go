@@ -14,10 +14,10 @@ import (
 func (s *scene) stageAll() {
 	s.section("Calls while all volumes are being mounted")
 	s.edgesTable()
-	s.edges("NodeStageVolume", s.each(len(s.volumes), func(i int) error {
+	s.nodeEdges("NodeStageVolume", s.each(len(s.volumes), func(i int) error {
 		return s.driver.Stage(s.ctx, s.volumes[i].id, s.volumes[i].claim)
 	}))
-	s.edges("NodePublishVolume", s.each(len(s.volumes), func(i int) error {
+	s.nodeEdges("NodePublishVolume", s.each(len(s.volumes), func(i int) error {
 		m := s.volumes[i]
 		_, err := s.driver.Publish(s.ctx, m.id, m.pod(), m.claim, false)
 		return err
