@@ -86,13 +86,13 @@ func TestADeviceOnADeadFilesystemIsListedAndLetGo(t *testing.T) {
 		if found, err := x.Find("dead-test"); err != nil || len(found) != 0 {
 			t.Errorf("%s finds it by its tag: %v, %v", name, found, err)
 		}
-		if d, err := x.Open("dead-test"); err != nil || d != nil {
+		if d, err := x.Open(loop.Wanted{Tag: "dead-test"}); err != nil || d != nil {
 			t.Errorf("%s opens it by its tag: %v, %v", name, d, err)
 		}
-		if found, err := x.FindDead("/mnt/disk.img"); err != nil || len(found) != 1 || found[0].Index != dev.Index() {
+		if found, err := x.FindAny(loop.Wanted{DeadPath: "/mnt/disk.img"}); err != nil || len(found) != 1 || found[0].Index != dev.Index() {
 			t.Errorf("%s does not find it by its path: %v, %v", name, found, err)
 		}
-		if found, err := x.FindDead("/below.img"); err != nil || len(found) != 0 {
+		if found, err := x.FindAny(loop.Wanted{DeadPath: "/below.img"}); err != nil || len(found) != 0 {
 			t.Errorf("%s takes one that lives for dead: %v, %v", name, found, err)
 		}
 	}

@@ -44,34 +44,52 @@ func sightingOf(sequence uint64, i Info) sighting {
 }
 
 // Find is every attached device with exactly this tag, in order of index.
-func (x *Index) Find(tag string) ([]Info, error) {
-	return x.search(func(s sighting) bool { return s.tag == tag })
-}
+func (x *Index) Find(tag string) ([]Info, error) { return x.FindAny(Wanted{Tag: tag}) }
 
 // FindOn is every attached device with this backing file, named by device and
 // inode number as in Info.
 func (x *Index) FindOn(dev, inode uint64) ([]Info, error) {
-	return x.search(func(s sighting) bool { return s.dev == dev && s.inode == inode })
+	return x.FindAny(Wanted{Dev: dev, Inode: inode})
 }
 
-// FindDead is every attached device that is Dead and whose backing file had a path
-// with this end when it was seen first, in order of index. It has no tag any more.
-func (x *Index) FindDead(pathEnd string) ([]Info, error) {
-	found, err := x.search(func(s sighting) bool { return strings.HasSuffix(s.path, pathEnd) })
-	return slices.DeleteFunc(found, func(i Info) bool { return !i.Dead }), err
+// Wanted is what a device is looked for by: it must have one of these. What is zero
+// does not count.
+type Wanted struct {
+	Tag string
+	// Dev and Inode are those of the backing file, as in Info.
+	Dev, Inode uint64
+	// DeadPath is how the path of the backing file ended when the device was seen
+	// first, of one that is Dead now, and so has no tag any more.
+	DeadPath string
 }
 
-// Open holds an attached device with this tag; nil means that there is none. The
+func (w Wanted) has(s sighting) bool {
+	return w.Tag != "" && s.tag == w.Tag || w.Inode != 0 && s.dev == w.Dev && s.inode == w.Inode
+}
+
+func (w Wanted) mayBeDead(s sighting) bool {
+	return w.DeadPath != "" && strings.HasSuffix(s.path, w.DeadPath)
+}
+
+// FindAny is every attached device that is wanted, in order of index.
+func (x *Index) FindAny(w Wanted) ([]Info, error) {
+	return x.search(func(s sighting) bool { return w.has(s) || w.mayBeDead(s) }, func(i Info) bool {
+		s := sightingOf(0, i)
+		return w.has(s) || i.Dead && w.mayBeDead(s)
+	})
+}
+
+// Open holds an attached device that is wanted; nil means that there is none. The
 // device that had the tag last is looked at first, and only if it has it no more,
 // all others.
-func (x *Index) Open(tag string) (*Device, error) {
-	if index, ok := x.remembered(tag); ok {
-		dev, err := openTagged(index, tag)
+func (x *Index) Open(w Wanted) (*Device, error) {
+	if index, ok := x.remembered(w.Tag); ok {
+		dev, err := openTagged(index, w.Tag)
 		if dev != nil || err != nil {
 			return dev, err
 		}
 	}
-	found, err := x.Find(tag)
+	found, err := x.FindAny(w)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
@@ -86,7 +104,7 @@ func (x *Index) remembered(tag string) (index int, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i, s := range x.known {
-		if s.tag == tag {
+		if tag != "" && s.tag == tag {
 			return i, true
 		}
 	}
@@ -110,7 +128,9 @@ func openTagged(index int, tag string) (*Device, error) {
 	return nil, fmt.Errorf("look at %s: %w", devicePath(index), err)
 }
 
-func (x *Index) search(wanted func(sighting) bool) ([]Info, error) {
+// search opens the devices whose sighting may be one that is wanted, and gives those
+// that are.
+func (x *Index) search(maybe func(sighting) bool, wanted func(Info) bool) ([]Info, error) {
 	fail := func(err error) ([]Info, error) { return nil, fmt.Errorf("search the loop devices: %w", err) }
 	dir, err := os.Open(sysBlock)
 	if err != nil {
@@ -129,14 +149,14 @@ func (x *Index) search(wanted func(sighting) bool) ([]Info, error) {
 		if err != nil {
 			return fail(err)
 		}
-		if !ok || !wanted(s) {
+		if !ok || !maybe(s) {
 			continue
 		}
 		info, ok, err := lookAgain(index)
 		if err != nil {
 			return fail(err)
 		}
-		if ok && wanted(sightingOf(s.sequence, info)) {
+		if ok && wanted(info) {
 			infos = append(infos, info)
 		}
 	}

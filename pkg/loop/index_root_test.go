@@ -77,13 +77,13 @@ func TestIndexOpensByTag(t *testing.T) {
 	roottest.Require(t)
 	var x loop.Index
 	c := loop.Config{Backing: newImage(t, volume.MiB), Tag: newTag(t), BlockSize: 4096}
-	if d, err := x.Open(c.Tag); d != nil || err != nil {
+	if d, err := x.Open(loop.Wanted{Tag: c.Tag}); d != nil || err != nil {
 		t.Fatalf("there is none, and Open says %v, %v", d, err)
 	}
 	for range 3 { // most likely at the same place
 		dev := attach(t, c)
 		for range 2 {
-			d, err := x.Open(c.Tag)
+			d, err := x.Open(loop.Wanted{Tag: c.Tag})
 			if err != nil || d == nil || d.Index() != dev.Index() {
 				t.Fatalf("Open = %v, %v, want loop%d", d, err, dev.Index())
 			}
@@ -95,11 +95,11 @@ func TestIndexOpensByTag(t *testing.T) {
 			t.Fatal(err)
 		}
 		expectGone(t, c.Tag)
-		if d, err := x.Open(c.Tag); d != nil || err != nil {
+		if d, err := x.Open(loop.Wanted{Tag: c.Tag}); d != nil || err != nil {
 			t.Fatalf("it was detached, and Open says %v, %v", d, err)
 		}
 		other := attach(t, loop.Config{Backing: newImage(t, volume.MiB), Tag: newTag(t), BlockSize: 4096})
-		if d, err := x.Open(c.Tag); d != nil || err != nil {
+		if d, err := x.Open(loop.Wanted{Tag: c.Tag}); d != nil || err != nil {
 			t.Fatalf("another device is there, and Open says %v, %v", d, err)
 		}
 		if err := other.Detach(); err != nil {
@@ -164,7 +164,7 @@ func BenchmarkSearch(b *testing.B) {
 	b.Run("find", search(loop.Find))
 	b.Run("index", search(x.Find))
 	b.Run("open", search(func(tag string) ([]loop.Info, error) {
-		d, err := x.Open(tag)
+		d, err := x.Open(loop.Wanted{Tag: tag})
 		if err != nil || d == nil {
 			return nil, err
 		}

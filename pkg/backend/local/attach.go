@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -177,12 +178,26 @@ func (b *Backend) checkAlone(d *loop.Device, id volume.ID, img *os.File) error {
 	if err != nil {
 		return err
 	}
+	return checkOthers(d, id, all)
+}
+
+func checkOthers(d *loop.Device, id volume.ID, all []loop.Info) error {
 	for _, l := range all {
 		if d == nil || l.Index != d.Index() {
 			return fmt.Errorf("%w: /dev/loop%d (tag %q) has the image of %s attached too; writing through both would destroy it: detach it (losetup -d) if it is nobody's", volume.ErrPrecondition, l.Index, l.Tag, id)
 		}
 	}
 	return nil
+}
+
+// loopsOf are the loop devices that have the volume's tag, or its image, which is
+// open.
+func (b *Backend) loopsOf(id volume.ID, img *os.File) ([]loop.Info, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", img.Name(), err)
+	}
+	return b.loops.FindAny(loop.Wanted{Tag: tagOf(id), Dev: st.Dev, Inode: st.Ino})
 }
 
 // loopsOn are the loop devices that have an open file, whatever their tag.
@@ -213,16 +228,17 @@ func (p *pool) checkData(o object) error {
 // findLoop finds the loop device that has the volume's tag and checks that it is
 // on this very image. nil means that there is none.
 func (b *Backend) findLoop(id volume.ID, img *os.File) (*loop.Device, error) {
-	found, err := b.loops.Find(tagOf(id))
+	all, err := b.loopsOf(id, img)
 	if err != nil {
 		return nil, err
 	}
+	found := slices.DeleteFunc(slices.Clone(all), func(l loop.Info) bool { return l.Tag != tagOf(id) })
 	if len(found) > 1 {
 		return nil, fmt.Errorf("%w: %d loop devices (loop%d, loop%d) carry the tag of %s; writing through both would destroy it: unmount and detach all but one (losetup -d)",
 			volume.ErrPrecondition, len(found), found[0].Index, found[1].Index, id)
 	}
 	if len(found) == 0 {
-		return nil, b.checkAlone(nil, id, img)
+		return nil, checkOthers(nil, id, all)
 	}
 	d, err := found[0].Open()
 	if errors.Is(err, volume.ErrNotFound) {
@@ -270,22 +286,10 @@ func (b *Backend) Lookup(_ context.Context, id volume.ID) (*backend.Device, bool
 // is away.
 func (b *Backend) openByTag(id volume.ID) (*loop.Device, error) { return openTagged(&b.loops, id) }
 
+// If the volume's pool is dead its device has no tag any more, so the path must do,
+// which ends with the id: what is attached can be let go all the same.
 func openTagged(loops *loop.Index, id volume.ID) (*loop.Device, error) {
-	d, err := loops.Open(tagOf(id))
-	if d != nil || err != nil {
-		return d, err
-	}
-	// If its pool is dead it has no tag any more, so the path must do, which ends with
-	// the id: what is attached can be let go all the same.
-	dead, err := loops.FindDead("/" + objectDir(id) + "/" + dataDir + "/" + imageFile)
-	if err != nil || len(dead) == 0 {
-		return nil, err
-	}
-	d, err = dead[0].Open()
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil, nil
-	}
-	return d, err
+	return loops.Open(loop.Wanted{Tag: tagOf(id), DeadPath: "/" + objectDir(id) + "/" + dataDir + "/" + imageFile})
 }
 
 // Refresh implements backend.Attacher.
@@ -360,29 +364,28 @@ func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
 // checkUnused refuses to delete a volume that is attached, by whomever, and says
 // who has it.
 func (p *pool) checkUnused(id volume.ID) error {
-	found, err := p.backend.loops.Find(tagOf(id))
-	if err != nil {
+	found, err := p.loopsOf(id)
+	if err != nil || len(found) == 0 {
 		return err
-	}
-	if o, ok := p.lookup(id); ok && len(found) == 0 {
-		img, err := openAt(p.dir, o.dir+"/"+dataDir+"/"+imageFile, unix.O_RDONLY)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		found, err = p.backend.loopsOn(img)
-		if cerr := img.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if len(found) == 0 {
-		return nil
 	}
 	return fmt.Errorf("%w: %s is attached as loop%d, held by %s; unstage it, or end what holds it",
 		volume.ErrInUse, id, found[0].Index, holders(found[0]))
+}
+
+// loopsOf are the loop devices that have the volume's tag, or its image if there is
+// one.
+func (p *pool) loopsOf(id volume.ID) ([]loop.Info, error) {
+	o, ok := p.lookup(id)
+	if !ok {
+		return p.backend.loops.Find(tagOf(id))
+	}
+	img, err := openAt(p.dir, o.dir+"/"+dataDir+"/"+imageFile, unix.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p.backend.loops.Find(tagOf(id))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close()
+	return p.backend.loopsOf(id, img)
 }

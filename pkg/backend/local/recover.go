@@ -48,7 +48,7 @@ func (p *pool) emptyStaging() error {
 
 // loaders is how many objects are read at once: with cold caches a start waits for
 // the disk most of the time.
-const loaders = 16
+const loaders = 32
 
 // loadIndex reads all objects of a kind. The first error, in no order, ends it.
 func (p *pool) loadIndex(ctx context.Context, dir string, kind volume.Kind) error {
