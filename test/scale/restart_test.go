@@ -22,6 +22,8 @@ const (
 	// mostStatsCPU is what one call may cost: at kubelet's pace, a thousand volumes
 	// take less than two hundredths of one core.
 	mostStatsCPU = time.Millisecond
+	// mostIdle is what the driver may take of one core to watch what it has.
+	mostIdle = 0.1
 )
 
 func (s *scene) aimBelow(what string, want, have time.Duration) {

@@ -46,26 +46,26 @@ func TestAThousandVolumes(t *testing.T) {
 	page.Line("# A thousand volumes")
 	page.Line("")
 	page.Line("Written by `make scale`; every figure below is from one run on one machine. Compare within a run, not between")
-	page.Line("machines. Times are in milliseconds. The run fails if an aim is missed.")
+	page.Line("machines. Times are in milliseconds. An aim that is missed fails the run.")
 	page.Line("")
 	page.Machine()
+	// Also after a failure: what was measured by then is worth reading.
+	defer func() {
+		page.Line("")
+		page.Line("## Aims")
+		page.WriteAims()
+		if err := os.WriteFile(path, page.Bytes(), 0o644); err != nil {
+			t.Error(err)
+		}
+	}()
 	for _, fsType := range []string{"btrfs", "xfs"} {
 		run(t, plan{fsType: fsType, volumes: 1000, snapshots: 5, mounted: 200, restarts: 5, round: time.Minute}, &page)
 	}
-	if t.Failed() {
-		t.FailNow()
-	}
-	page.Line("")
-	page.Line("## Aims")
-	page.WriteAims()
-	if err := os.WriteFile(path, page.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Log("\n" + page.String())
 }
 
 // run is the life of a pool.
 func run(t *testing.T, p plan, page *figures.Page) {
+	before := len(page.Missed())
 	s := newScene(t, p, page)
 	page.Line("")
 	page.Line("## %d volumes and %d snapshots, %s pool", p.volumes, p.volumes*p.snapshots, p.fsType)
@@ -79,7 +79,7 @@ func run(t *testing.T, p plan, page *figures.Page) {
 	s.stageAll()
 	s.stats()
 	s.empty()
-	for _, missed := range page.Missed() {
+	for _, missed := range page.Missed()[before:] {
 		t.Error("missed: " + missed)
 	}
 }

@@ -58,7 +58,11 @@ func newScene(t *testing.T, p plan, page *figures.Page) *scene {
 	s.must(os.Mkdir(s.disk, 0o700))
 	s.must(os.WriteFile(file, nil, 0o600))
 	s.must(os.Truncate(file, int64(diskSize)))
-	_, err := command.New().Run(s.ctx, "mkfs."+p.fsType, "-q", "-K", file)
+	argv := []string{"mkfs." + p.fsType, "-q", "-K", file} // both know -K: no discards
+	if p.fsType == local.FilesystemXFS {
+		argv = append(argv, "-s", "size=4096") // as the loop device below has
+	}
+	_, err := command.New().Run(s.ctx, argv...)
 	s.must(err)
 	s.mountDisk()
 	pools, err := local.New(local.Config{
