@@ -129,9 +129,9 @@ func (s *scene) restartMounted() {
 	s.memory("after a start with volumes mounted")
 }
 
-// writers is how many of the mounted volumes are written to: ten in a row are of
+// writers is how many of the mounted volumes are written to: the first ten are of
 // all kinds.
-const writers = kinds
+const writers = 10
 
 func (s *scene) startWriters(in []member, targets []string) []*workload.Journal {
 	s.t.Helper()

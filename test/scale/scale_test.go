@@ -24,7 +24,7 @@ type plan struct {
 }
 
 // kinds is the number of volumes after which the kinds of volumes repeat.
-const kinds = 10
+const kinds = 25
 
 // edge is how many calls at the beginning are compared with as many at the end.
 const edge = 50
@@ -70,7 +70,7 @@ func run(t *testing.T, p plan, page *figures.Page) {
 	page.Line("")
 	page.Line("## %d volumes and %d snapshots, %s pool", p.volumes, p.volumes*p.snapshots, p.fsType)
 	page.Line("")
-	page.Line("Of ten volumes eight are ext4 (1 GiB), one is xfs and grown tenfold (300 MiB), one a raw block device (1 GiB).")
+	page.Line("Of 25 volumes 22 are ext4 (1 GiB), one is xfs and grown tenfold (300 MiB), two are raw block devices (1 GiB).")
 	s.fill()
 	s.growTenfold()
 	s.list()

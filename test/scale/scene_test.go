@@ -152,7 +152,7 @@ func claim(i int) orchestrator.Claim {
 	switch i % kinds {
 	case 6:
 		c.FSType, c.Size = volume.XFS, smallXFS
-	case 9:
+	case 9, 19:
 		c.FSType, c.Block = "", true
 	}
 	return c
