@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/harness"
 	"github.com/holdfast-csi/holdfast/test/mariadb"
 )
 
@@ -19,10 +20,14 @@ var databaseLoad = mariadb.Load{Tables: 2, Rows: 20_000, Threads: 4}
 // twice and is snapshotted. What was committed before the snapshot is in the
 // restored volume, what was committed later is not, and no row is torn.
 func TestADatabaseIsWholeInItsSnapshot(t *testing.T) {
-	s := newSite(t, 10*volume.GiB)
 	if missing := mariadb.Missing(); len(missing) > 0 {
 		t.Skipf("not installed: %s (make test-packages)", strings.Join(missing, ", "))
 	}
+	harness.OnEachFilesystem(t, databaseInASnapshot)
+}
+
+func databaseInASnapshot(t *testing.T, flag string) {
+	s := newSite(t, 10*volume.GiB, flag)
 	claim := xfs("database")
 	claim.Size = volume.GiB
 	p := s.launch(claim)
