@@ -217,6 +217,7 @@ func (b *Backend) Run(ctx context.Context) {
 		group.Go(func() { s.runMeasure(ctx) })
 		group.Go(func() { s.runGuard(ctx) })
 		group.Go(func() { s.runTrim(ctx) })
+		group.Go(func() { s.runRewrite(ctx) })
 	}
 	group.Go(func() { b.thawUntil(ctx) })
 	group.Go(func() { b.watchHealth(ctx) })

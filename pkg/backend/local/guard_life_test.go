@@ -245,8 +245,8 @@ func aWriterThatWasKilledEnds(t *testing.T, pool string) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
-	case <-ended:
-		t.Logf("the writer ended %s after it was killed", time.Since(start))
+	case err := <-ended:
+		t.Logf("the writer ended %s after it was killed: %v", time.Since(start), err)
 	case <-time.After(3 * firstBreath):
 		t.Fatal("the writer cannot be killed")
 	}
