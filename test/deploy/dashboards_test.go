@@ -3,6 +3,8 @@ package deploy
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/metric"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 const dashboards = repository + "/deploy/dashboards/"
@@ -71,14 +80,14 @@ func checkExpression(t *testing.T, where, expr string) {
 }
 
 // promtool runs the program of that name in dir, or skips the test.
-func promtool(t *testing.T, dir string, args ...string) {
+func promtool(t *testing.T, dir, input string, args ...string) {
 	t.Helper()
 	path, err := exec.LookPath("promtool")
 	if err != nil {
 		t.Skip("promtool is missing: apt-get install prometheus")
 	}
 	cmd := exec.Command(path, args...)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -114,8 +123,8 @@ func TestAlertsFireForWhatTheyMean(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	promtool(t, dir, "check", "rules", "holdfast-alerts.yaml")
-	promtool(t, dir, "test", "rules", "alerts.yaml")
+	promtool(t, dir, "", "check", "rules", "holdfast-alerts.yaml")
+	promtool(t, dir, "", "test", "rules", "alerts.yaml")
 }
 
 // dashboard is what of a Grafana dashboard can be wrong without its being JSON.
@@ -191,7 +200,7 @@ func TestTheDashboardIsPromQL(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "rules.yaml"), []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	promtool(t, dir, "check", "rules", "rules.yaml")
+	promtool(t, dir, "", "check", "rules", "rules.yaml")
 }
 
 // Every metric is worth a look: one that neither the dashboard nor an alert shows is
@@ -203,4 +212,25 @@ func TestEveryMetricIsShown(t *testing.T) {
 			t.Errorf("%s is shown nowhere", m[1])
 		}
 	}
+}
+
+// TestMetricsAreNamedAsPrometheusWants has promtool read a page of metrics.
+func TestMetricsAreNamedAsPrometheusWants(t *testing.T) {
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(metric.Gatherer(onePool{}), promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if !strings.Contains(w.Body.String(), "holdfast_volume_extents{") {
+		t.Fatalf("not all metrics are there:\n%s", w.Body)
+	}
+	promtool(t, t.TempDir(), w.Body.String(), "check", "metrics")
+}
+
+// onePool is an engine that has a value for every metric.
+type onePool struct{}
+
+func (onePool) Stats() []backend.PoolStats {
+	wrong := []volume.Condition{{Severity: volume.Degraded, Reason: "DirectIOOff", Message: "x"}}
+	return []backend.PoolStats{{
+		Pool: volume.Pool{Name: "default", Available: true}, Looked: time.Unix(1, 0), Size: volume.GiB, Image: true, Conditions: wrong,
+		Volumes: []backend.VolumeStats{{ID: "vol.a", Extents: 1, Attached: 1, Conditions: wrong}},
+	}}
 }

@@ -284,6 +284,9 @@ func (g *guard) want(frozen bool, reserve volume.Bytes) (was bool, since time.Ti
 func (g *guard) set(frozen bool, sp space, reserve volume.Bytes) {
 	was, since := g.want(frozen, reserve)
 	b, p := g.pool.backend, g.pool
+	if frozen != was {
+		b.health.lookSoon()
+	}
 	switch {
 	case frozen && !was:
 		g.askTrim()

@@ -60,6 +60,9 @@ func (b *Backend) examine(s *slot) backend.PoolStats {
 	if s.cfg.Size > 0 && w != nil && dead == nil {
 		p.examineImageOfPool(s.cfg, w, &out)
 	}
+	if p.guard.isFrozen() {
+		out.Conditions = append(out.Conditions, condition(volume.Degraded, GuardFroze, "it is full, and the writers of its filesystems wait; delete snapshots or volumes, or enlarge it, and they go on"))
+	}
 	p.examineStore(&out)
 	out.Conditions = volume.Conditions(out.Conditions)
 	return out

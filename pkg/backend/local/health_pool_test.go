@@ -345,3 +345,29 @@ func TestDiskErrorsAreThoseOfBtrfs(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestWritersThatWaitForSpaceAreFound(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	h := b.listen()
+	v, other := b.create(blockSpec("a")), b.create(blockSpec("b"))
+	g := b.poolNamed("default").guard
+	freeze := func(frozen bool) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.frozen = frozen
+		delete(g.wards, v.ID)
+		if frozen {
+			g.wards[v.ID] = &ward{}
+		}
+	}
+	freeze(true)
+	b.expect("the pool", b.wrong("default"), "GuardFroze degraded")
+	b.expect("a volume", b.found(v.ID), "GuardFroze inaccessible")
+	b.expect("one that is not mounted", b.found(other.ID))
+	freeze(false)
+	b.expect("the pool, thawed", b.wrong("default"))
+	b.expect("a volume, thawed", b.found(v.ID))
+	if len(h.said) > 0 {
+		t.Errorf("the guard tells of it: %q", h.said)
+	}
+}

@@ -22,19 +22,20 @@ const maxAlike = 3
 
 // tellHealth tells what has become wrong since the last time, and what is well
 // again. What others have told already is left out: a pool that cannot be opened
-// (slot), an object that was found damaged when its pool was opened (recover).
+// (slot), an object that was found damaged when its pool was opened (recover), and
+// writers that wait (guard).
 func (b *Backend) tellHealth() {
 	now, known := map[toldKey]string{}, map[volume.ID]bool{}
 	for _, st := range b.Stats() {
 		for _, c := range st.Conditions {
-			if c.Reason != string(PoolMissing) {
+			if c.Reason != string(PoolMissing) && c.Reason != string(GuardFroze) {
 				now[toldKey{st.Name, "", Reason(c.Reason)}] = c.Message
 			}
 		}
 		for _, v := range st.Volumes {
 			known[v.ID] = true
 			for _, c := range v.Conditions {
-				if c.Reason != string(ObjectDamaged) {
+				if c.Reason != string(ObjectDamaged) && c.Reason != string(GuardFroze) {
 					now[toldKey{st.Name, v.ID, Reason(c.Reason)}] = c.Message
 				}
 			}

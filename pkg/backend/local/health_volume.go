@@ -76,6 +76,9 @@ func (p *pool) examineImage(o object, w *surroundings, out *backend.VolumeStats)
 	if len(on) > 1 {
 		add(condition(volume.Inaccessible, AttachedTwice, "%d loop devices have its image, loop%d and loop%d among them; writing through both destroys it: detach the one that no pod uses", len(on), on[0].Index, on[1].Index))
 	}
+	if err := p.guard.checkNotFrozen(o.ID, volume.ErrNoSpace); err != nil {
+		add(condition(volume.Inaccessible, GuardFroze, "its writers wait, because its pool is full; delete snapshots or volumes, or enlarge the pool, and they go on"))
+	}
 	small := false
 	for _, l := range on {
 		if !l.DirectIO {

@@ -62,7 +62,7 @@ const (
 // PoolConditions are the reasons that a condition of a pool can have.
 func PoolConditions() []Reason {
 	return []Reason{
-		PoolMissing, PoolFailed, PoolSilent, PoolNearlyFull, PromiseAtRisk, PoolUnmeasured, ProfileUnsafe, DiskErrors,
+		PoolMissing, PoolFailed, PoolSilent, GuardFroze, PoolNearlyFull, PromiseAtRisk, PoolUnmeasured, ProfileUnsafe, DiskErrors,
 		PoolImageMissing, ImagePunched, DirectIOOff,
 	}
 }
@@ -71,7 +71,7 @@ func PoolConditions() []Reason {
 func VolumeConditions() []Reason {
 	return []Reason{
 		ObjectDamaged, ImageMissing, ImageTooShort, ImageUnreadable, FilesystemShutDown, FilesystemReadOnly,
-		FilesystemErrors, AttachedTwice, DirectIOOff, DeviceTooSmall, PoolMissing, PoolFailed, PoolSilent,
+		FilesystemErrors, GuardFroze, AttachedTwice, DirectIOOff, DeviceTooSmall, PoolMissing, PoolFailed, PoolSilent,
 	}
 }
 
