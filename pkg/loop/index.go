@@ -31,16 +31,36 @@ type Index struct {
 	known map[int]sighting
 }
 
+// Seen is an attached device as it was when it was seen first.
+type Seen struct {
+	Index        int
+	Major, Minor uint32
+	Tag          string
+}
+
+// List is every attached device, in order of index, as it was when it was seen first:
+// one that is Dead now still has its tag, unless it was so then. For those who look
+// again and again.
+func (x *Index) List() ([]Seen, error) {
+	var out []Seen
+	err := x.each(func(index int, s sighting) error {
+		out = append(out, Seen{index, s.major, s.minor, s.tag})
+		return nil
+	})
+	return out, err
+}
+
 // sighting is what was seen of an attached device.
 type sighting struct {
-	sequence   uint64
-	tag        string
-	dev, inode uint64 // of the backing file
-	path       string // where it seemed to be
+	major, minor uint32
+	sequence     uint64
+	tag          string
+	dev, inode   uint64 // of the backing file
+	path         string // where it seemed to be
 }
 
 func sightingOf(sequence uint64, i Info) sighting {
-	return sighting{sequence, i.Tag, i.BackingDev, i.BackingInode, i.BackingPath}
+	return sighting{i.Major, i.Minor, sequence, i.Tag, i.BackingDev, i.BackingInode, i.BackingPath}
 }
 
 // Find is every attached device with exactly this tag, in order of index.
@@ -131,7 +151,23 @@ func openTagged(index int, tag string) (*Device, error) {
 // search opens the devices whose sighting may be one that is wanted, and gives those
 // that are.
 func (x *Index) search(maybe func(sighting) bool, wanted func(Info) bool) ([]Info, error) {
-	fail := func(err error) ([]Info, error) { return nil, fmt.Errorf("search the loop devices: %w", err) }
+	var infos []Info
+	err := x.each(func(index int, s sighting) error {
+		if !maybe(s) {
+			return nil
+		}
+		info, ok, err := lookAgain(index)
+		if err == nil && ok && wanted(info) {
+			infos = append(infos, info)
+		}
+		return err
+	})
+	return infos, err
+}
+
+// each shows every attached device to fn, in order of index.
+func (x *Index) each(fn func(index int, s sighting) error) error {
+	fail := func(err error) error { return fmt.Errorf("search the loop devices: %w", err) }
 	dir, err := os.Open(sysBlock)
 	if err != nil {
 		return fail(err)
@@ -143,24 +179,16 @@ func (x *Index) search(maybe func(sighting) bool, wanted func(Info) bool) ([]Inf
 	}
 	slices.Sort(indices)
 	x.forgetOthers(indices)
-	var infos []Info
 	for _, index := range indices {
 		s, ok, err := x.see(dir, index)
+		if err == nil && ok {
+			err = fn(index, s)
+		}
 		if err != nil {
 			return fail(err)
-		}
-		if !ok || !maybe(s) {
-			continue
-		}
-		info, ok, err := lookAgain(index)
-		if err != nil {
-			return fail(err)
-		}
-		if ok && wanted(info) {
-			infos = append(infos, info)
 		}
 	}
-	return infos, nil
+	return nil
 }
 
 // see is what is known of a device, or what is seen of it now; ok is false if it is

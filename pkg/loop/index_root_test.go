@@ -172,3 +172,39 @@ func BenchmarkSearch(b *testing.B) {
 		return []loop.Info{info}, errors.Join(err, d.Close())
 	}))
 }
+
+func TestIndexListsWhatIsAttached(t *testing.T) {
+	roottest.Require(t)
+	var x loop.Index
+	c := loop.Config{Backing: newImage(t, volume.MiB), Tag: newTag(t), BlockSize: 4096}
+	dev := attach(t, c)
+	info, err := dev.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := func() (found []loop.Seen) {
+		t.Helper()
+		all, err := x.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range all {
+			if s.Tag == c.Tag {
+				found = append(found, s)
+			}
+		}
+		return found
+	}
+	for range 2 {
+		if diff := cmp.Diff([]loop.Seen{{Index: info.Index, Major: info.Major, Minor: info.Minor, Tag: c.Tag}}, listed()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if err := dev.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	expectGone(t, c.Tag)
+	if left := listed(); len(left) != 0 {
+		t.Errorf("it is gone, and listed: %v", left)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -84,7 +86,7 @@ func (g *guard) lookAround(ctx context.Context) error {
 	g.mu.Lock()
 	drops := g.drops
 	g.mu.Unlock()
-	loops, err := loop.List()
+	loops, err := g.pool.backend.loops.List()
 	if err != nil {
 		return err
 	}
@@ -92,9 +94,13 @@ func (g *guard) lookAround(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tags := map[string]loop.Info{}
+	tags := map[string]loop.Seen{}
 	for _, l := range loops {
 		tags[l.Tag] = l
+	}
+	shown := map[uint64]bool{} // device numbers
+	for _, m := range mounts {
+		shown[unix.Mkdev(m.Major, m.Minor)] = true
 	}
 	objects := g.pool.filesystemVolumes()
 	attached := map[volume.ID]bool{}
@@ -106,7 +112,7 @@ func (g *guard) lookAround(ctx context.Context) error {
 	}
 	for id, o := range objects {
 		if l, ok := tags[tagOf(id)]; ok {
-			attached[id], mounted[id] = true, len(mount.OfDevice(mounts, l.Major, l.Minor)) > 0
+			attached[id], mounted[id] = true, shown[unix.Mkdev(l.Major, l.Minor)]
 			g.addLocked(o, l.Index)
 		}
 	}
