@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,37 +95,41 @@ func testAPoolImageGrowsWithItsFlag(t *testing.T, fsType string) {
 func TestGrowingGoesOnAfterACrash(t *testing.T) { onEach(t, testGrowingGoesOnAfterACrash) }
 
 func testGrowingGoesOnAfterACrash(t *testing.T, fsType string) {
-	crash := errors.New("crash")
 	for _, step := range []string{"grow-pool/allocated", "grow-pool/lengthened", "grow-pool/refreshed", "grow-pool/grown"} {
 		for _, reboot := range []bool{false, true} {
 			if step == "grow-pool/refreshed" && reboot {
 				continue // nothing is left of it, and the next attachment has the size
 			}
-			b := newBenchOn(t, fsType, 600*volume.MiB, nil, "default")
-			b.cfg.Pools[0].Size = 700 * volume.MiB
-			met := 0
-			b.cfg.Fault = func(s string) error {
-				if s == step {
-					met++
-					return crash
-				}
-				return nil
-			}
-			b.reopen()
-			if met == 0 {
-				t.Errorf("%s: the step was not taken", step)
-			}
-			if reboot {
-				if err := errors.Join(b.Close(), teardown.Below(context.Background(), b.dir)); err != nil {
-					t.Fatal(err)
-				}
-				b.open()
-			}
-			b.cfg.Fault = nil
-			b.reopen()
-			b.mustHave("default", 700*volume.MiB)
+			t.Run(fmt.Sprintf("%s, reboot %t", step, reboot), func(t *testing.T) { growAfterACrash(t, fsType, step, reboot) })
 		}
 	}
+}
+
+func growAfterACrash(t *testing.T, fsType, step string, reboot bool) {
+	crash := errors.New("crash")
+	b := newBenchOn(t, fsType, 600*volume.MiB, nil, "default")
+	b.cfg.Pools[0].Size = 700 * volume.MiB
+	met := 0
+	b.cfg.Fault = func(s string) error {
+		if s == step {
+			met++
+			return crash
+		}
+		return nil
+	}
+	b.reopen()
+	if met == 0 {
+		t.Errorf("%s: the step was not taken", step)
+	}
+	if reboot {
+		if err := errors.Join(b.Close(), teardown.Below(context.Background(), b.dir)); err != nil {
+			t.Fatal(err)
+		}
+		b.open()
+	}
+	b.cfg.Fault = nil
+	b.reopen()
+	b.mustHave("default", 700*volume.MiB)
 }
 
 // An allocation that fails half way leaves the image and the host as they were.
