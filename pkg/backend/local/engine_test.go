@@ -16,7 +16,12 @@ import (
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
-func TestMain(m *testing.M) { roottest.Main(m) }
+func TestMain(m *testing.M) {
+	if what := os.Getenv(fillEnv); what != "" {
+		fillAsTold(what)
+	}
+	roottest.Main(m)
+}
 
 // bench is a real engine on real pool images, with what a test needs to look
 // behind it.

@@ -33,7 +33,7 @@ func fillAndGoOn(t *testing.T, pool string, fsType volume.FSType, manner workloa
 	v := g.create(filesystemSpec("v", fsType, 6*volume.GiB))
 	dir := g.mountAt(v)
 	device, began := fmt.Sprintf("loop%d", attachedAs(t, v.ID).Index), time.Now()
-	f := workload.StartFill(dir, manner)
+	f := startFill(t, dir, manner)
 	time.Sleep(300 * time.Millisecond)
 	if err := g.snapshot("s", v.ID); err != nil { // what it shares is copied on write
 		t.Error(err)
@@ -41,7 +41,6 @@ func fillAndGoOn(t *testing.T, pool string, fsType volume.FSType, manner workloa
 	g.waitFrozen(f)
 	g.mustWait(f)
 	g.mustRefusePromises(v.ID)
-	f.Stall()
 	before, _ := f.Files()
 	start := time.Now()
 	g.remove(first)

@@ -33,7 +33,7 @@ func withoutTheGuardTheWriterMeetsAnError(t *testing.T, pool string) {
 	v := g.create(filesystemSpec("v", volume.Ext4, 6*volume.GiB))
 	dir := g.mountAt(v)
 	device, began := fmt.Sprintf("loop%d", attachedAs(t, v.ID).Index), time.Now()
-	f := workload.StartFill(dir, workload.Buffered)
+	f := startFill(t, dir, workload.Buffered)
 	var err error
 	within(t, 2*time.Minute, "the writer meets an error", func() bool { _, err = f.Files(); return err != nil })
 	t.Logf("the writer met: %v", err)
@@ -62,7 +62,7 @@ func aFullPoolIsNotFrozenIfNothingMoreIsNeeded(t *testing.T, pool string) {
 	}
 	v := g.create(filesystemSpec("v", volume.Ext4, room))
 	dir := g.mountAt(v)
-	f := workload.StartFill(dir, workload.Buffered)
+	f := startFill(t, dir, workload.Buffered)
 	within(t, time.Minute, "the volume is full", func() bool { _, err = f.Files(); return errors.Is(err, unix.ENOSPC) })
 	n, _ := f.Stop()
 	g.mustHaveAll(dir, workload.Buffered, n-1)
@@ -104,7 +104,7 @@ func aPromiseThatSomethingElseBreaksFreezes(t *testing.T, pool string) {
 	if err := errors.Join(unix.Fallocate(int(file.Fd()), 0, 0, int64(sp.Free-200*volume.MiB)), file.Close()); err != nil {
 		t.Fatal(err)
 	}
-	f := workload.StartFill(dir, workload.Direct)
+	f := startFill(t, dir, workload.Direct)
 	g.waitFrozen(f)
 	g.mustWait(f)
 	if err := os.Remove(foreign); err != nil {
@@ -137,7 +137,7 @@ func aVolumeThatIsFrozenIsUnstagedAndDeleted(t *testing.T, pool string) {
 		}
 		v := g.create(filesystemSpec("v-"+string(fsType), fsType, 6*volume.GiB))
 		busy := g.mountAt(v)
-		f := workload.StartFill(busy, workload.Buffered)
+		f := startFill(t, busy, workload.Buffered)
 		g.waitFrozen(f)
 		g.mustWait(f)
 		if _, err := g.Attach(t.Context(), idle.ID); !errors.Is(err, volume.ErrUnavailable) {
@@ -168,7 +168,7 @@ func whatIsFrozenStaysSoWithoutItsDriver(t *testing.T, pool string) {
 	for _, fsType := range []volume.FSType{volume.Ext4, volume.XFS} {
 		v := g.create(filesystemSpec("v-"+string(fsType), fsType, 6*volume.GiB))
 		dir := g.mountAt(v)
-		f := workload.StartFill(dir, workload.Buffered)
+		f := startFill(t, dir, workload.Buffered)
 		g.waitFrozen(f)
 		g.mustWait(f)
 		g.stop()
@@ -211,7 +211,7 @@ func (g *guarded) named(name string) volume.ID {
 	return volume.NewID(volume.KindVolume, g.poolNamed("default").id, name)
 }
 
-func (g *guarded) mustStandStill(f *workload.Filler) {
+func (g *guarded) mustStandStill(f filler) {
 	g.t.Helper()
 	before, err := f.Files()
 	if err != nil {
@@ -265,7 +265,7 @@ func whatSomebodyThawsIsFrozenAgain(t *testing.T, pool string) {
 	g := newGuarded(t, pool, 1280*volume.MiB, 10, nil)
 	v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
 	dir := g.mountAt(v)
-	f := workload.StartFill(dir, workload.Mapped)
+	f := startFill(t, dir, workload.Mapped)
 	g.waitFrozen(f)
 	g.mustWait(f)
 	if _, err := thawVolume(t.Context(), v.ID, volume.XFS); err != nil { // as fsfreeze -u does
@@ -277,7 +277,7 @@ func whatSomebodyThawsIsFrozenAgain(t *testing.T, pool string) {
 }
 
 // thawForGood makes room by deleting from the pool what is not ours to delete.
-func (g *guarded) thawForGood(f *workload.Filler) {
+func (g *guarded) thawForGood(f filler) {
 	g.t.Helper()
 	p := g.poolNamed("default")
 	if err := p.root.Remove(ballastFile); err != nil {
@@ -308,7 +308,7 @@ func TestBlockVolumesAreNotOvercommitted(t *testing.T) {
 		}
 		v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
 		dir := g.mountAt(v)
-		f := workload.StartFill(dir, workload.Buffered)
+		f := startFill(t, dir, workload.Buffered)
 		g.waitFrozen(f)
 		g.mustWait(f)
 		// All of it has a place, although the pool is full for everybody else.

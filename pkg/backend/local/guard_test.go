@@ -123,7 +123,7 @@ func (g *guarded) remove(id volume.ID) {
 }
 
 // waitFrozen waits until the guard has frozen the pool.
-func (g *guarded) waitFrozen(f *workload.Filler) {
+func (g *guarded) waitFrozen(f filler) {
 	g.t.Helper()
 	within(g.t, 60*time.Second, "the guard freezes", func() bool {
 		if f != nil {
@@ -136,7 +136,7 @@ func (g *guarded) waitFrozen(f *workload.Filler) {
 }
 
 // mustWait demands that a writer is stopped and was told of no error.
-func (g *guarded) mustWait(f *workload.Filler) {
+func (g *guarded) mustWait(f filler) {
 	g.t.Helper()
 	time.Sleep(500 * time.Millisecond) // what is under way ends
 	before, err := f.Files()

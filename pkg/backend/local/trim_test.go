@@ -81,7 +81,7 @@ func TestAFullPoolTakesBackWhatIsDeletedInsideItsVolumes(t *testing.T) {
 		deleteInside(t, quiet, 200*volume.MiB)
 		v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
 		dir := g.mountAt(v)
-		f := workload.StartFill(dir, workload.Direct)
+		f := startFill(t, dir, workload.Direct)
 		g.waitFrozen(f)
 		g.mustWait(f)
 		if n := volume.Bytes(g.poolNamed("default").tally().trimmed.Load()); n < 200*volume.MiB {
