@@ -325,6 +325,9 @@ const detachWait = 500 * time.Millisecond
 
 // Detach implements backend.Attacher.
 func (b *Backend) Detach(ctx context.Context, id volume.ID) error {
+	if _, err := volume.ParseID(volume.KindVolume, string(id)); err != nil {
+		return nil // it names nothing, and no file in the state directory either
+	}
 	d, err := b.openByTag(id)
 	if err != nil {
 		return err
