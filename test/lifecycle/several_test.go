@@ -200,7 +200,11 @@ func TestSeveralPoolsOfOneNode(t *testing.T) {
 }
 
 func TestAPoolGrowsUnderItsWriters(t *testing.T) {
-	s := newSite(t, volume.GiB)
+	harness.OnEachFilesystem(t, testAPoolGrowsUnderItsWriters)
+}
+
+func testAPoolGrowsUnderItsWriters(t *testing.T, flag string) {
+	s := newSite(t, volume.GiB, flag)
 	on := []*pod{s.launch(ext4("grow-ext4")), s.launch(xfs("grow-xfs"))}
 	raw := s.launch(block("grow-block"))
 	raw.write("", 7)
