@@ -17,7 +17,8 @@ import (
 type chunks struct {
 	total       volume.Bytes
 	dataFree    volume.Bytes // inside chunks of data
-	metaFree    volume.Bytes // inside chunks of metadata, both copies counted
+	metaTotal   volume.Bytes // chunks of metadata, both copies counted
+	metaFree    volume.Bytes // inside these
 	unallocated volume.Bytes
 }
 
@@ -26,27 +27,36 @@ type chunks struct {
 // live).
 const metadataShare = 4
 
-// chunkSize is what btrfs allocates at once for data: 1 GiB, at most a tenth of
-// the device (btrfs_alloc_chunk, fs/btrfs/volumes.c).
-func (c chunks) chunkSize() volume.Bytes { return min(volume.GiB, c.total/10) }
+// Sizes of what btrfs allocates at once: for data 1 GiB, for metadata 256 MiB, or 1
+// GiB on a device above 50 GiB, twice, for there are two copies; at most a tenth of
+// the device each (decide_stripe_size_regular, fs/btrfs/volumes.c).
+func (c chunks) dataChunk() volume.Bytes { return c.stripe(volume.GiB) }
+
+func (c chunks) metaChunk() volume.Bytes {
+	if c.total > 50*volume.GiB {
+		return 2 * c.stripe(volume.GiB)
+	}
+	return 2 * c.stripe(256*volume.MiB)
+}
+
+func (c chunks) stripe(most volume.Bytes) volume.Bytes {
+	return max(1, min(most, c.total/10)).RoundUp(16 * volume.MiB)
+}
 
 func (c chunks) free() volume.Bytes { return c.dataFree + c.unallocated }
 
 // covers says whether n more bytes of data, and the metadata that goes with them,
-// have a place. Data comes in whole chunks, which leave the less for metadata.
+// have a place, in whatever order both are written: each takes whole chunks, which
+// leave the less for the other.
 func (c chunks) covers(n volume.Bytes) bool {
-	meta := n/metadataShare - c.metaFree // what must be allocated for it
-	if meta <= 0 {
-		return n <= c.free()
+	need := n/metadataShare - c.metaFree // must be allocated for metadata
+	taken := need                        // may be: the kernel does so when four fifths are used (should_alloc_chunk)
+	if c.unallocated > 0 {
+		taken += c.metaTotal / 5
 	}
-	if n+meta > c.free() {
-		return false
-	}
-	var data volume.Bytes
-	if n > c.dataFree {
-		data = (n - c.dataFree + c.chunkSize() - 1) / c.chunkSize() * c.chunkSize()
-	}
-	return meta <= c.unallocated-data
+	metaFirst := min(max(0, taken).RoundUp(c.metaChunk()), c.unallocated)
+	dataFirst := min(max(0, n-c.dataFree).RoundUp(c.dataChunk()), c.unallocated)
+	return n <= c.free()-metaFirst && need <= c.unallocated-dataFirst
 }
 
 // cover is the largest n that is covered.
@@ -78,6 +88,7 @@ func (s *btrfsStore) chunks() (chunks, error) {
 	metaFree := metaSize - r.get("metadata/bytes_used") - r.get("metadata/bytes_reserved") -
 		r.get("metadata/bytes_pinned") - r.get("metadata/bytes_readonly") - r.get("global_rsv_size")
 	if metaSize > 0 {
+		c.metaTotal = metaOnDisk
 		c.metaFree = max(0, metaFree) * (metaOnDisk / metaSize)
 	}
 	c.unallocated = max(0, c.total-r.get("data/disk_total")-metaOnDisk-r.get("system/disk_total")-unusable)
