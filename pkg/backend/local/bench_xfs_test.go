@@ -74,7 +74,7 @@ func benchCopyStall(b *testing.B, extents int, prepared bool) {
 	defer to.Close()
 	start := time.Now()
 	if prepared {
-		if err := p.store.prepareCopy(b.Context(), from, to); err != nil {
+		if err := p.store.prepareCopy(b.Context(), from, to, p.confirm); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -91,12 +91,15 @@ func (p *pool) copyData(ctx context.Context, src object, dir *os.File, readOnly 
 	defer from.Close()
 	if src.ID.Kind() == volume.KindVolume { // a snapshot has no writers who wait
 		defer p.forgetInPlace(src.ID)
-		if err := p.store.prepareCopy(ctx, from, dir); err != nil {
+		if err := p.store.prepareCopy(ctx, from, dir, p.confirm); err != nil {
 			return err
 		}
 	}
 	return p.quiesced(ctx, src, consistency, func() error {
 		if err := p.confirm(); err != nil {
+			return err
+		}
+		if err := p.coverBlocks(src.Format); err != nil {
 			return err
 		}
 		// Also on error, for the copy may exist although it is not used.

@@ -17,11 +17,10 @@ func (p *pool) coverBlocks(format volume.Format) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var owed volume.Bytes
-	sources := map[volume.ID]bool{}
 	for _, pr := range p.promised {
 		owed += pr.size
-		sources[pr.source] = true
 	}
+	sources := p.sourcesLocked()
 	for id, o := range p.objects {
 		if id.Kind() != volume.KindVolume || o.Format.Mode != volume.ModeBlock {
 			continue

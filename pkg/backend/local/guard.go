@@ -231,12 +231,13 @@ func (p *pool) appetite(frozen map[volume.ID]bool) (appetite, error) {
 	out := appetite{frozen: map[volume.ID]volume.Bytes{}}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	sources := p.sourcesLocked()
 	for id, o := range p.objects {
 		block := o.Format.Mode == volume.ModeBlock
 		if id.Kind() != volume.KindVolume || !block && !frozen[id] {
 			continue
 		}
-		need, err := p.chargeOf(*o, false)
+		need, err := p.chargeOf(*o, sources[id])
 		if err != nil {
 			return appetite{}, err
 		}

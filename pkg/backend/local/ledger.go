@@ -134,16 +134,22 @@ func (b balance) room() volume.Bytes { return max(0, b.limit-b.owed) }
 
 func (p *pool) balanceLocked() (balance, error) {
 	var b balance
-	sources := map[volume.ID]bool{}
 	for _, pr := range p.promised {
 		b.owed += pr.size
-		sources[pr.source] = true
 	}
+	sources := p.sourcesLocked()
 	for id, o := range p.objects {
 		if id.Kind() != volume.KindVolume {
 			continue
 		}
 		charge, err := p.chargeOf(*o, sources[id])
+		if err != nil {
+			return balance{}, err
+		}
+		b.owed += charge
+	}
+	for id := range p.rotten {
+		charge, err := p.chargeOfRotten(id)
 		if err != nil {
 			return balance{}, err
 		}
@@ -158,6 +164,33 @@ func (p *pool) balanceLocked() (balance, error) {
 		b.limit += volume.Bytes((k - 1) * float64(b.Total))
 	}
 	return b, nil
+}
+
+// sourcesLocked are the volumes that are about to be copied.
+func (p *pool) sourcesLocked() map[volume.ID]bool {
+	sources := map[volume.ID]bool{}
+	for _, pr := range p.promised {
+		sources[pr.source] = true
+	}
+	return sources
+}
+
+// chargeOfRotten is what a volume without a readable record may still need: it may
+// be mounted, from before the record was damaged, and nothing is known of it.
+func (p *pool) chargeOfRotten(id volume.ID) (volume.Bytes, error) {
+	if id.Kind() != volume.KindVolume {
+		return 0, nil
+	}
+	var st unix.Stat_t
+	name := objectDir(id) + "/" + dataDir + "/" + imageFile
+	err := unix.Fstatat(int(p.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("stat %s: %w", name, err)
+	}
+	return volume.Bytes(st.Size), nil
 }
 
 // chargeOf is what a volume may still need from the pool; toCopy says that it is

@@ -128,6 +128,16 @@ func (p *pool) settleUsage(id volume.ID, epoch int, m measured) {
 	o.inPlace, o.last = m.InPlace, m
 }
 
+// forgetAllMeasured makes every volume be measured again, whether it was written to or
+// not: what shared with it is gone.
+func (p *pool) forgetAllMeasured() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range p.objects {
+		o.last.at = time.Time{}
+	}
+}
+
 // forgetInPlace charges a volume with its whole size again, after it was copied or
 // trimmed, until it is measured anew. While that is under way a promise covers it.
 func (p *pool) forgetInPlace(id volume.ID) {

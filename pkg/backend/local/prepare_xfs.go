@@ -29,7 +29,7 @@ const (
 )
 
 // prepareCopy makes all but the last of these copies.
-func (s *xfsStore) prepareCopy(ctx context.Context, from, to *os.File) error {
+func (s *xfsStore) prepareCopy(ctx context.Context, from, to *os.File, kept func() error) error {
 	src, dst, err := s.openCopy(from, to)
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (s *xfsStore) prepareCopy(ctx context.Context, from, to *os.File) error {
 		return fmt.Errorf("size the copy of the image: %w", err)
 	}
 	for range preparePasses {
-		took, err := copyInParts(ctx, src, dst, st.Size())
+		took, err := copyInParts(ctx, src, dst, st.Size(), kept)
 		if err != nil || took < prepareEnough {
 			return err
 		}
@@ -57,7 +57,7 @@ func (s *xfsStore) prepareCopy(ctx context.Context, from, to *os.File) error {
 
 // copyInParts copies all but a few last extents, and returns how long it worked.
 // It rests as long, for the volume's writers.
-func copyInParts(ctx context.Context, src, dst *os.File, size int64) (worked time.Duration, err error) {
+func copyInParts(ctx context.Context, src, dst *os.File, size int64, kept func() error) (worked time.Duration, err error) {
 	start, n := int64(0), 0
 	err = xfs.WalkExtents(src, func(e xfs.Extent) error {
 		if n++; n < prepareStep {
@@ -69,6 +69,9 @@ func copyInParts(ctx context.Context, src, dst *os.File, size int64) (worked tim
 		end := min(e.Offset+e.Length, size)
 		if end <= start {
 			return nil
+		}
+		if err := kept(); err != nil {
+			return err
 		}
 		began := time.Now()
 		if err := xfs.CloneRange(src, dst, start, end-start); err != nil {

@@ -24,8 +24,10 @@ type store interface {
 	// createImage makes data/disk.img, empty, and opens it for writing.
 	createImage(dir *os.File) (*os.File, error)
 	// prepareCopy does what makes copyData from from to to fast, while from is being
-	// written to. Without it copyData does the same. It ends early if ctx does.
-	prepareCopy(ctx context.Context, from, to *os.File) error
+	// written to. Without it copyData does the same. It ends early if ctx does. kept is
+	// asked before each step whether the pool can still afford
+	// it, for what is shared already must be paid for when it is overwritten.
+	prepareCopy(ctx context.Context, from, to *os.File, kept func() error) error
 	// copyData makes to's data/ a copy of from's, sharing all extents, at one
 	// instant.
 	copyData(from, to *os.File, readOnly bool) error
@@ -37,6 +39,8 @@ type store interface {
 	// dataIn is how much of the space of an image of which nothing is shared, as
 	// stat(2) shows it, is data at least.
 	dataIn(allocated volume.Bytes) volume.Bytes
+	// unshares says whether data is in place again once nothing else has it.
+	unshares() bool
 	// usage walks the extents of the image; its cost grows with their number.
 	usage(dir *os.File) (usage, error)
 	// removeData removes data/ at once; its space comes back later. The ticket is

@@ -67,7 +67,10 @@ func (s *btrfsStore) createImage(dir *os.File) (*os.File, error) {
 }
 
 // prepareCopy has nothing to do: a snapshot takes the same time for any volume.
-func (s *btrfsStore) prepareCopy(context.Context, *os.File, *os.File) error { return nil }
+func (s *btrfsStore) prepareCopy(context.Context, *os.File, *os.File, func() error) error { return nil }
+
+// unshares: see btrfs.LastSnapshot.
+func (s *btrfsStore) unshares() bool { return false }
 
 func (s *btrfsStore) copyData(from, to *os.File, readOnly bool) error {
 	src, err := openAt(from, dataDir, unix.O_RDONLY|unix.O_DIRECTORY)

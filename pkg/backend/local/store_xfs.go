@@ -130,6 +130,8 @@ func (s *xfsStore) copied(dir *os.File) (bool, error) {
 	return false, err
 }
 
+func (s *xfsStore) unshares() bool { return true }
+
 // dataIn: the tree of the extents counts too, 33 bytes for each in nodes that are
 // half full. That is 0.8 % when every block is an extent of its own.
 func (s *xfsStore) dataIn(allocated volume.Bytes) volume.Bytes { return allocated - allocated/64 }

@@ -167,6 +167,9 @@ func (p *pool) emptyTrash(ctx context.Context) error {
 		p.mu.Unlock()
 		p.tally().trashEmptied.Add(1)
 	}
+	if p.store.unshares() {
+		p.forgetAllMeasured()
+	}
 	return errors.Join(errs...)
 }
 

@@ -174,7 +174,8 @@ func (b *Backend) ExpandVolume(ctx context.Context, id volume.ID, size, limit vo
 	if size == o.Size {
 		return o.volume(), nil
 	}
-	err = p.admit(ctx, id, size-o.Size, "")
+	// What an earlier try has lengthened the image by is charged already.
+	err = p.admit(ctx, id, max(0, size-max(o.Size, o.length)), "")
 	if err == nil {
 		defer p.release(id)
 		if err = p.coverBlocks(o.Format); err == nil {
