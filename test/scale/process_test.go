@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,18 @@ func (s *scene) used() volume.Bytes {
 		sum += volume.Bytes(n)
 	}
 	return sum
+}
+
+// load is what the machine has to do on the average of the last 1, 5 and 15 minutes,
+// in processes (proc(5), loadavg): a run beside other work is slower than it need be.
+func load(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(text))
+	return strings.Join(fields[:min(3, len(fields))], ", ")
 }
 
 func (s *scene) proc(name string) string {

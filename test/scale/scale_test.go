@@ -49,10 +49,13 @@ func TestAThousandVolumes(t *testing.T) {
 	page.Line("machines. Times are in milliseconds. An aim that is missed fails the run.")
 	page.Line("")
 	page.Machine()
+	page.Line("* load average before the run: %s", load(t))
 	// Also after a failure: what was measured by then is worth reading.
 	defer func() {
 		page.Line("")
 		page.Line("## Aims")
+		page.Line("")
+		page.Line("Load average after the run, which is part of it: %s.", load(t))
 		page.WriteAims()
 		if err := os.WriteFile(path, page.Bytes(), 0o644); err != nil {
 			t.Error(err)
