@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -22,15 +21,12 @@ import (
 // such room, the image itself is looked through, locked against attachment, and
 // nothing is replayed.
 
-// checkPrefix starts the names of copies in the staging directory, which the next
-// start of a driver empties.
-const checkPrefix = "check-"
-
 func (p *pool) checkFilesystems(ctx context.Context, snapshots bool, c *PoolCheck) error {
-	if err := p.discardOldCopies(); err != nil {
+	if err := p.discardOldCopies(ctx); err != nil {
 		return err
 	}
-	if err := p.measureAll(ctx); err != nil {
+	var seen int64
+	if err := p.catchUp(ctx, &seen); err != nil {
 		return err
 	}
 	for _, o := range p.inOrder() {
@@ -40,8 +36,12 @@ func (p *pool) checkFilesystems(ctx context.Context, snapshots bool, c *PoolChec
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("look through filesystems: %w", context.Cause(ctx))
 		}
-		fault, err := p.lookThrough(ctx, o)
+		fault, err := p.lookThrough(ctx, o, &seen)
 		switch {
+		case fault != "":
+			if err != nil {
+				fault = fmt.Sprintf("%s (and then: %v)", fault, err)
+			}
 		case errors.Is(err, volume.ErrInUse):
 			c.InUse++
 			continue
@@ -65,7 +65,7 @@ func (p *pool) checkFilesystems(ctx context.Context, snapshots bool, c *PoolChec
 
 // lookThrough looks through the filesystem of a volume or a snapshot. It is
 // ErrInUse if it is attached.
-func (p *pool) lookThrough(ctx context.Context, o object) (fault string, err error) {
+func (p *pool) lookThrough(ctx context.Context, o object, seen *int64) (fault string, err error) {
 	img, err := p.openImage(o, unix.O_RDONLY)
 	if err != nil {
 		return "", err
@@ -74,23 +74,19 @@ func (p *pool) lookThrough(ctx context.Context, o object) (fault string, err err
 	if err := p.lockIdle(o.ID, img); err != nil {
 		return "", err
 	}
-	roomy, err := p.hasRoomForCopy(o)
-	if err != nil {
-		return "", err
-	}
-	if !roomy {
+	private, err := p.privateCopy(ctx, o, img, seen)
+	if errors.Is(err, volume.ErrNoSpace) {
 		return filesystem.Verify(ctx, p.backend.cfg.Runner, fdPath(img), o.Format.FSType)
 	}
-	private, discard, err := p.privateCopy(ctx, img)
 	if err != nil {
 		return "", err
 	}
 	// From here on a pod may start.
 	err = img.Close()
 	if err == nil {
-		fault, err = p.verifyCopy(ctx, private, o.Format.FSType)
+		fault, err = p.verifyCopy(ctx, private.image, o.Format.FSType)
 	}
-	return fault, errors.Join(err, discard())
+	return fault, errors.Join(err, private.discard(ctx))
 }
 
 // verifyCopy replays the log only where there is something to replay: what does so
@@ -120,92 +116,6 @@ func (p *pool) lockIdle(id volume.ID, img *os.File) error {
 	}
 	if err := unix.Flock(int(img.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("%w: the image of %s is locked: %w", volume.ErrInUse, id, err)
-	}
-	return nil
-}
-
-// hasRoomForCopy says whether the pool can do without as much as the volume may
-// overwrite while there is a copy, beside all that it has promised.
-func (p *pool) hasRoomForCopy(o object) (bool, error) {
-	u, err := p.usageOf(o.dir)
-	if err != nil {
-		return false, err
-	}
-	room, err := p.room()
-	const spare = 64 * volume.MiB // for what the replay writes
-	return room >= u.Mapped+spare, err
-}
-
-// privateCopy copies an image into the staging directory, sharing all blocks. The
-// lock that it holds says that it is in use.
-func (p *pool) privateCopy(ctx context.Context, img *os.File) (private *os.File, discard func() error, err error) {
-	name := fmt.Sprintf("%s/%s%d", stagingDir, checkPrefix, os.Getpid())
-	if err := p.discard(name); err != nil {
-		return nil, nil, err
-	}
-	if err := p.root.Mkdir(name, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make %s: %w", name, err)
-	}
-	dir, err := p.openObject(name)
-	if err == nil {
-		private, err = p.store.createImage(dir)
-		err = errors.Join(err, dir.Close())
-	}
-	if err == nil {
-		err = unix.Flock(int(private.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err == nil {
-		err = unix.IoctlFileClone(int(private.Fd()), int(img.Fd()))
-	}
-	discard = func() error {
-		if private != nil {
-			private.Close() // nobody will read it again
-		}
-		return p.discardCopy(ctx, name)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("copy the image: %w", err), discard())
-	}
-	return private, discard, nil
-}
-
-// discardCopy removes a copy and returns when nothing is shared with it any more.
-func (p *pool) discardCopy(ctx context.Context, name string) error {
-	dir, err := p.openObject(name)
-	if err != nil {
-		return err
-	}
-	ticket, err := p.store.removeData(dir)
-	if err = errors.Join(err, dir.Close()); err != nil {
-		return fmt.Errorf("remove the data of %s: %w", name, err)
-	}
-	if ticket != 0 {
-		err = p.store.waitFreed(ctx, []uint64{ticket})
-	}
-	return errors.Join(err, p.removeAll(name))
-}
-
-// discardOldCopies removes the copies of checks that were killed.
-func (p *pool) discardOldCopies() error {
-	entries, err := fs.ReadDir(p.root.FS(), stagingDir)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", stagingDir, err)
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), checkPrefix) {
-			continue
-		}
-		f, err := openAt(p.dir, stagingDir+"/"+e.Name()+"/"+dataDir+"/"+imageFile, unix.O_RDONLY)
-		if err == nil {
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-			f.Close()
-		}
-		if err != nil {
-			continue // it is in use, or just being made or removed
-		}
-		if err := p.discard(stagingDir + "/" + e.Name()); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -138,6 +138,13 @@ func (p *pool) balanceLocked() (balance, error) {
 		b.owed += pr.size
 	}
 	sources := p.sourcesLocked()
+	copies, err := p.checkCopies()
+	if err != nil {
+		return balance{}, err
+	}
+	for _, c := range copies {
+		b.owed += c.charge
+	}
 	for id, o := range p.objects {
 		if id.Kind() != volume.KindVolume {
 			continue
@@ -155,7 +162,6 @@ func (p *pool) balanceLocked() (balance, error) {
 		}
 		b.owed += charge
 	}
-	var err error
 	if b.space, err = p.store.space(); err != nil {
 		return balance{}, err
 	}

@@ -93,8 +93,7 @@ func (p *pool) measure(id volume.ID) error {
 	if err == nil {
 		var u usage
 		if u, err = p.usageOf(dirName); err == nil {
-			p.settleUsage(id, before, measured{usage: u, at: start, ctime: st.Ctim})
-			return nil
+			return p.settleUsage(id, before, measured{usage: u, at: start, ctime: st.Ctim})
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,15 +116,22 @@ func (p *pool) usageOf(dirName string) (usage, error) {
 }
 
 // settleUsage takes a measurement over, unless the volume was copied or trimmed
-// while it was made: then it says too much.
-func (p *pool) settleUsage(id volume.ID, epoch int, m measured) {
+// while it was made: then it says too much. While a check has a copy, of this volume
+// or another, it may say too little: what was known before holds beside the charge
+// of the copy, and the next measurement is not spared.
+func (p *pool) settleUsage(id volume.ID, epoch int, m measured) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o, ok := p.objects[id]
 	if !ok || o.epoch != epoch {
-		return
+		return nil
+	}
+	copies, err := p.checkCopies()
+	if len(copies) > 0 || err != nil {
+		m.InPlace, m.ctime = max(m.InPlace, o.inPlace), unix.Timespec{}
 	}
 	o.inPlace, o.last = m.InPlace, m
+	return err
 }
 
 // forgetAllMeasured makes every volume be measured again, whether it was written to or

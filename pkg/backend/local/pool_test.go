@@ -192,7 +192,9 @@ func TestAMeasurementDuringACopyIsNotBelieved(t *testing.T) {
 	v := b.create(blockSpec("a"))
 	o, _ := p.lookup(v.ID)
 	p.forgetInPlace(v.ID)
-	p.settleUsage(v.ID, o.epoch, measured{usage: usage{InPlace: v.Size}})
+	if err := p.settleUsage(v.ID, o.epoch, measured{usage: usage{InPlace: v.Size}}); err != nil {
+		t.Error(err)
+	}
 	if o, _ := p.lookup(v.ID); o.inPlace != 0 {
 		t.Errorf("%s are taken for in place", o.inPlace)
 	}

@@ -39,6 +39,9 @@ func (p *pool) emptyStaging() error {
 		return fmt.Errorf("list %s: %w", stagingDir, err)
 	}
 	for _, e := range entries {
+		if isCheckCopy(e.Name()) {
+			continue // it may be in use: tidy knows
+		}
 		if err := p.discard(stagingDir + "/" + e.Name()); err != nil {
 			p.backend.notice(CleanupFailed, "pool %s: remove what was under construction: %v", p.name, err)
 		}

@@ -111,12 +111,16 @@ func (p *pool) checkReadable(id volume.ID) error {
 	return fmt.Errorf("%w; it is not deleted: save what can be saved and remove %s from the pool by hand", err, objectDir(id))
 }
 
-// tidy does what is left over: empties the trash, grows into a disk that became
+// tidy does what is left over: empties the trash, removes what a check that was
+// killed left, grows into a disk that became
 // larger, restores the ballast.
 func (p *pool) tidy(ctx context.Context) {
 	if err := p.emptyTrash(ctx); err != nil && ctx.Err() == nil {
 		p.backend.suspect(err)
 		p.backend.notice(CleanupFailed, "pool %s: empty the trash: %v; will try again", p.name, err)
+	}
+	if err := p.discardOldCopies(ctx); err != nil && ctx.Err() == nil {
+		p.backend.notice(CleanupFailed, "pool %s: remove what a check left behind: %v; will try again", p.name, err)
 	}
 	if err := p.growToDevice(); err != nil {
 		p.tellUngrown(err)
