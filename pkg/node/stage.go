@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -149,10 +150,11 @@ func (s *Server) isStaged(ctx context.Context, id volume.ID, options filesystem.
 // path has shut itself down: a pod must not start on it. Targets that are published
 // already are not asked: what Kubernetes repeats for a pod that runs must not fail.
 func checkAlive(id volume.ID, staged *mount.Target) error {
-	if err := filesystem.Alive(staged.File()); err != nil {
+	err := filesystem.Alive(staged.File())
+	if errors.Is(err, volume.ErrPrecondition) {
 		return fmt.Errorf("the filesystem of %s has shut itself down after an error; end its pods: it is checked when it is staged again: %w", id, err)
 	}
-	return nil
+	return err
 }
 
 // difference says what of a mount is not as the options ask, "" if nothing. The

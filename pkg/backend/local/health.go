@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
+	"github.com/holdfast-csi/holdfast/pkg/filesystem"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -85,7 +86,7 @@ func (b *Backend) watchHealth(ctx context.Context) {
 // suspect has the next look taken soon, if an error is one that a dead filesystem
 // answers with.
 func (b *Backend) suspect(err error) {
-	if isDead(err) || errors.Is(err, unix.EROFS) {
+	if filesystem.IsDead(err) || errors.Is(err, unix.EROFS) {
 		b.health.lookSoon()
 	}
 }

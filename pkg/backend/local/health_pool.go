@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,11 +33,15 @@ func (b *Backend) examine(s *slot) backend.PoolStats {
 		before.Conditions = []volume.Condition{unavailable(s.describe())}
 		return before
 	}
-	dead := p.dead(s.cfg)
+	dead, unknown := p.dead(s.cfg)
 	if dead != nil && !isFailed(before) { // once more, for a single error proves nothing
-		dead = p.dead(s.cfg)
+		dead, unknown = p.dead(s.cfg)
 	}
-	s.setFailed(dead)
+	if unknown == nil {
+		s.setFailed(dead)
+	} else {
+		dead = s.failure() // nothing new is known
+	}
 	out := backend.PoolStats{Looked: time.Now(), Image: s.cfg.Size > 0}
 	out.Filesystem, _ = p.store.identity()
 	w, err := b.health.around.now()
@@ -49,6 +54,7 @@ func (b *Backend) examine(s *slot) backend.PoolStats {
 			err = p.examineVolumes(w, &out)
 		}
 	}
+	err = cmp.Or(unknown, err)
 	if err != nil && dead == nil {
 		out.Conditions = append(out.Conditions, condition(volume.Degraded, PoolUnmeasured, "what is in it cannot be looked at: %v", err))
 	}
@@ -72,21 +78,23 @@ func isFailed(st backend.PoolStats) bool {
 	return slices.ContainsFunc(st.Conditions, func(c volume.Condition) bool { return c.Reason == string(PoolFailed) })
 }
 
-// dead says why nothing can be written to the pool any more, nil if it can.
-func (p *pool) dead(cfg PoolConfig) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(p.dir.Fd()), &st); err != nil {
-		return fmt.Errorf("its filesystem cannot be asked: %w", err)
-	}
+// dead says why nothing can be written to the pool any more, nil if it can. With
+// unknown neither is known.
+func (p *pool) dead(cfg PoolConfig) (dead, unknown error) {
 	const advice = "look into the kernel's log; repair or replace the disk, mount it again with the driver's pod stopped, and start that"
-	if st.Flags&unix.ST_RDONLY != 0 {
-		return fmt.Errorf("its filesystem at %s is read-only, after an error or because somebody mounted it so; %s", p.dir.Name(), advice)
+	var st unix.Statfs_t
+	err := unix.Fstatfs(int(p.dir.Fd()), &st)
+	if err == nil && st.Flags&unix.ST_RDONLY != 0 {
+		return fmt.Errorf("its filesystem at %s is read-only, after an error or because somebody mounted it so; %s", p.dir.Name(), advice), nil
 	}
-	if err := filesystem.Alive(p.dir); err != nil {
-		return fmt.Errorf("its filesystem at %s has shut itself down; %s", p.dir.Name(), advice)
+	if err == nil {
+		err = filesystem.Alive(p.dir)
 	}
-	if cfg.Size == 0 {
-		return nil
+	if filesystem.IsDead(err) {
+		return fmt.Errorf("its filesystem at %s has shut itself down; %s", p.dir.Name(), advice), nil
+	}
+	if err != nil || cfg.Size == 0 {
+		return nil, err
 	}
 	// The host's, below a pool image.
 	host, err := os.Open(cfg.Dir)
@@ -94,10 +102,14 @@ func (p *pool) dead(cfg PoolConfig) error {
 		err = filesystem.Alive(host)
 		host.Close()
 	}
-	if errors.Is(err, volume.ErrPrecondition) || isDead(err) {
-		return fmt.Errorf("the filesystem below its image, at %s, has shut itself down; %s", cfg.Dir, advice)
+	if filesystem.IsDead(err) {
+		return fmt.Errorf("the filesystem below its image, at %s, has shut itself down; %s", cfg.Dir, advice), nil
 	}
-	return nil
+	// A directory that is gone or hidden does not harm the image that is open.
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return nil, err
 }
 
 // examineVolumes looks at every volume of the pool.

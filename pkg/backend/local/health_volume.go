@@ -129,7 +129,7 @@ func (h *health) examineFilesystem(o object, l loop.Info, mounts []mount.Info) [
 		err = filesystem.Alive(root)
 		root.Close()
 	}
-	if errors.Is(err, volume.ErrPrecondition) || isDead(err) {
+	if filesystem.IsDead(err) {
 		return []volume.Condition{condition(volume.Inaccessible, FilesystemShutDown, "its %s does not answer any more after an error; %s", o.Format.FSType, advice)}
 	}
 	if o.Format.FSType != volume.Ext4 {
@@ -181,12 +181,6 @@ func (h *health) refuses(l loop.Info, mounts []mount.Info) bool {
 	case <-time.After(tryWait):
 		return false
 	}
-}
-
-// isDead says whether an error is one that a filesystem which has shut itself down
-// answers with.
-func isDead(err error) bool {
-	return errors.Is(err, unix.EIO) || errors.Is(err, unix.ESHUTDOWN) || errors.Is(err, unix.EUCLEAN)
 }
 
 // openMount opens the root of a filesystem through one of its mounts, one that can

@@ -58,6 +58,13 @@ func (s *slot) setFailed(why error) {
 	s.failed = why
 }
 
+// failure is what setFailed was told last.
+func (s *slot) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
 func (s *slot) describe() volume.Pool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
