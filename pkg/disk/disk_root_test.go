@@ -2,12 +2,15 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/command"
@@ -115,18 +118,58 @@ func TestAllDevicesWithAFilesystemAreFound(t *testing.T) {
 	if _, err := command.New().Run(t.Context(), "mkfs.btrfs", "-q", "-U", id, d.Path); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := WithFilesystem(id, nil); err != nil || !slices.Equal(got, []Device{d}) {
+	if got, err := WithFilesystem(id, nil); err != nil || !slices.Equal(got.Devices, []Device{d}) {
 		t.Errorf("one device: %v, %v", got, err)
 	}
 	if _, err := command.New().Run(t.Context(), "cp", "--sparse=always", first, filepath.Join(dir, "copy")); err != nil {
 		t.Fatal(err)
 	}
 	second := attach(t, filepath.Join(dir, "copy"), false)
-	if got, err := WithFilesystem(id, nil); err != nil || len(got) != 2 {
+	if got, err := WithFilesystem(id, nil); err != nil || len(got.Devices) != 2 {
 		t.Errorf("and its copy: %v, %v", got, err)
 	}
 	skip := func(d Device) bool { return d == second }
-	if got, err := WithFilesystem(id, skip); err != nil || !slices.Equal(got, []Device{d}) {
+	if got, err := WithFilesystem(id, skip); err != nil || !slices.Equal(got.Devices, []Device{d}) {
 		t.Errorf("without the copy: %v, %v", got, err)
+	}
+}
+
+// The members of a mirror whose metadata is at their ends show its filesystem, and
+// before it is assembled nobody holds them.
+func TestAMemberOfAnArrayThatIsNotAssembledDoesNotCount(t *testing.T) {
+	roottest.Require(t)
+	for what, c := range map[string]struct {
+		magic string
+		at    int64 // from the end
+		size  volume.Bytes
+		want  string
+	}{
+		"md 1.0":              {raidMagic, 8 << 10, 255 * volume.MiB, raidMember},
+		"md 0.90":             {raidMagic, 64 << 10, 255 * volume.MiB, raidMember},
+		"DDF":                 {"\xde\x11\xde\x11", 512, 255 * volume.MiB, biosRAIDMember},
+		"what a pod wrote":    {raidMagic, 64 << 10, 256 * volume.MiB, ""},
+		"nothing at its ends": {"", 512, 255 * volume.MiB, ""},
+	} {
+		d := attach(t, filepath.Join(t.TempDir(), "disk"), false)
+		id := "5a5a5a5a-2222-3333-4444-" + fmt.Sprintf("%012d", d.Minor)
+		if _, err := command.New().Run(t.Context(), "mkfs.btrfs", "-q", "-b", strconv.FormatInt(int64(c.size), 10), "-U", id, d.Path); err != nil {
+			t.Fatal(err)
+		}
+		f, err := d.Open(os.O_RDWR)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt([]byte(c.magic), int64(d.Size)-c.at)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		want := Found{Devices: []Device{d}}
+		if c.want != "" {
+			want = Found{Members: []Member{{d, c.want}}}
+		}
+		got, err := WithFilesystem(id, nil)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", what, err, diff)
+		}
 	}
 }

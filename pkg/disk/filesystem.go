@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // Filesystem is what the superblock of a filesystem for pools says.
@@ -21,6 +23,8 @@ type Filesystem struct {
 	Label string
 	// Devices is how many devices the filesystem is spread over.
 	Devices int
+	// Size is how much of the device it says is its own.
+	Size volume.Bytes
 }
 
 const (
@@ -57,7 +61,7 @@ func readBtrfs(sb []byte) (Filesystem, bool) {
 	if le.Uint16(sb[0xc4:]) == crc32c && crc32.Checksum(sb[0x20:], crc32.MakeTable(crc32.Castagnoli)) != le.Uint32(sb) {
 		return Filesystem{}, false
 	}
-	return Filesystem{Type: "btrfs", UUID: uuid(sb[0x20:]), Label: text(sb[0x12b:][:256]), Devices: int(le.Uint64(sb[0x88:]))}, true
+	return Filesystem{Type: "btrfs", UUID: uuid(sb[0x20:]), Label: text(sb[0x12b:][:256]), Devices: int(le.Uint64(sb[0x88:])), Size: volume.Bytes(le.Uint64(sb[0x70:]))}, true
 }
 
 // readXFS reads struct xfs_dsb (fs/xfs/libxfs/xfs_format.h).
@@ -80,7 +84,8 @@ func readXFS(sb []byte) (Filesystem, bool) {
 	if be.Uint64(sb[16:]) != 0 { // a real-time section
 		devices++
 	}
-	return Filesystem{Type: "xfs", UUID: uuid(sb[32:]), Label: text(sb[108:120]), Devices: devices}, true
+	size := volume.Bytes(be.Uint64(sb[8:])) * volume.Bytes(be.Uint32(sb[4:]))
+	return Filesystem{Type: "xfs", UUID: uuid(sb[32:]), Label: text(sb[108:120]), Devices: devices, Size: size}, true
 }
 
 func uuid(b []byte) string {
@@ -92,13 +97,19 @@ func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 // Filesystem reads the superblock on the device. The kernel may be changing it:
 // what looks torn is read again before it counts as none.
 func (d Device) Filesystem() (f Filesystem, ok bool, err error) {
+	f, _, ok, err = d.read()
+	return f, ok, err
+}
+
+// read is Filesystem, and what the device with it is a member of.
+func (d Device) read() (f Filesystem, member string, ok bool, err error) {
 	file, err := d.Open(unix.O_RDONLY)
 	if err != nil {
-		return Filesystem{}, false, err
+		return Filesystem{}, "", false, err
 	}
 	defer file.Close()
 	if d.Size < btrfsSuperAt+btrfsSuperLen {
-		return Filesystem{}, false, nil
+		return Filesystem{}, "", false, nil
 	}
 	const attempts, pause = 3, time.Millisecond
 	for range attempts {
@@ -107,25 +118,50 @@ func (d Device) Filesystem() (f Filesystem, ok bool, err error) {
 		}
 		time.Sleep(pause)
 	}
-	return f, ok, err
+	if ok && err == nil {
+		member, err = memberOf(file, d.Size, f)
+	}
+	return f, member, ok, err
+}
+
+// Found is what a search for a filesystem has found.
+type Found struct {
+	// Devices have the filesystem.
+	Devices []Device
+	// Members show it too and are parts of something that is not assembled.
+	Members []Member
+}
+
+// Member is a device that is a part of something.
+type Member struct {
+	Device
+	// What it is, such as "a member of a Linux RAID".
+	What string
 }
 
 // WithFilesystem are the devices that have a filesystem of this UUID and that
 // belong to no other device: the members of an array or a multipath show what the
-// whole shows. skip says which devices are not even looked at; it may be nil.
-// Devices that cannot be read are left out.
-func WithFilesystem(uuid string, skip func(Device) bool) ([]Device, error) {
+// whole shows. Those of an array that is not assembled are known by what is written
+// on them; the paths of a multipath that is not are not, and count as copies. skip
+// says which devices are not even looked at; it may be nil. Devices that cannot be
+// read are left out.
+func WithFilesystem(uuid string, skip func(Device) bool) (Found, error) {
 	all, err := List()
 	if err != nil {
-		return nil, err
+		return Found{}, err
 	}
-	var out []Device
+	var out Found
 	for _, d := range all {
 		if skip != nil && skip(d) || len(d.Holders()) > 0 {
 			continue
 		}
-		if f, ok, err := d.Filesystem(); err == nil && ok && f.UUID == uuid {
-			out = append(out, d)
+		f, member, ok, err := d.read()
+		switch {
+		case err != nil || !ok || f.UUID != uuid:
+		case member != "":
+			out.Members = append(out.Members, Member{d, member})
+		default:
+			out.Devices = append(out.Devices, d)
 		}
 	}
 	return out, nil

@@ -39,7 +39,9 @@ var signatures = []signature{
 	{"a bcache device", "\xc6\x85\x73\xf6\x4e\x1a\x45\xca", []int64{4096 + 24}},
 	{"a bcachefs filesystem", "\xc6\x85\x73\xf6\x66\xce\x90\xa9", []int64{4096 + 24}},
 	{"an LVM physical volume", "LABELONE", []int64{0, 512, 1024, 1536}},
-	{"a member of a Linux RAID", raidMagic, []int64{0, 4096}},
+	{raidMember, raidMagic, []int64{0, 4096}},
+	{biosRAIDMember, "Intel Raid ISM Cfg Sig. ", []int64{-1024}},
+	{biosRAIDMember, "\xde\x11\xde\x11", []int64{-512}}, // SNIA DDF
 	{"an encrypted volume (LUKS)", "LUKS\xba\xbe", []int64{0}},
 	{"an encrypted volume (second LUKS header)", "SKUL\xba\xbe", []int64{0x4000, 0x8000, 0x10000, 0x20000, 0x40000, 0x80000, 0x100000}},
 	{"a Ceph OSD", "bluestore block device", []int64{0}},
@@ -80,15 +82,13 @@ func Signatures(r io.ReaderAt, size volume.Bytes) ([]string, error) {
 			}
 		}
 	}
-	// Metadata 1.0 and 0.90 lie at the end, aligned (drivers/md/md.c,
-	// super_1_load; include/uapi/linux/raid/md_p.h, MD_NEW_SIZE_SECTORS).
-	for _, at := range []int64{(int64(size) - 8<<10) &^ (4<<10 - 1), int64(size)&^(64<<10-1) - 64<<10} {
+	for _, at := range raidEnds(size) {
 		ok, err := has(r, size, at, raidMagic)
 		if err != nil {
 			return nil, err
 		}
 		if ok {
-			add("a member of a Linux RAID")
+			add(raidMember)
 		}
 	}
 	zfs, err := hasZFS(r, size)

@@ -85,9 +85,9 @@ func TestRealFilesystemsAreRecognized(t *testing.T) {
 		{"ext2", []string{"mkfs.ext4", "-q", "-F"}, Filesystem{}},
 		{"swap", []string{"mkswap", "-q"}, Filesystem{}},
 		{"an xfs", []string{"mkfs.xfs", "-q", "-L", "holdfast", "-m", "uuid=11111111-2222-3333-4444-555555555555"},
-			Filesystem{Type: "xfs", UUID: "11111111-2222-3333-4444-555555555555", Label: "holdfast", Devices: 1}},
+			Filesystem{Type: "xfs", UUID: "11111111-2222-3333-4444-555555555555", Label: "holdfast", Devices: 1, Size: 512 * volume.MiB}},
 		{"a btrfs", []string{"mkfs.btrfs", "-q", "-L", "holdfast", "-U", "11111111-2222-3333-4444-555555555556"},
-			Filesystem{Type: "btrfs", UUID: "11111111-2222-3333-4444-555555555556", Label: "holdfast", Devices: 1}},
+			Filesystem{Type: "btrfs", UUID: "11111111-2222-3333-4444-555555555556", Label: "holdfast", Devices: 1, Size: 512 * volume.MiB}},
 	} {
 		const size = 512 * volume.MiB
 		name := filepath.Join(t.TempDir(), "disk")

@@ -31,7 +31,7 @@ func (b *Backend) mountDisk(ctx context.Context, dir string, reg registration) e
 		return fmt.Errorf("look for the disk of pool %s: %w", reg.Name, err)
 	}
 	fs, ok, err := d.Filesystem()
-	if err == nil && !ok {
+	if err == nil && (!ok || fs.UUID != reg.FSUUID) {
 		err = fmt.Errorf("%w: the filesystem on %s is gone", volume.ErrUnavailable, d.Path)
 	}
 	if err != nil {
@@ -98,14 +98,17 @@ func findDisk(uuid string) (disk.Device, error) {
 	if err != nil {
 		return disk.Device{}, err
 	}
-	switch len(found) {
+	if m := found.Members; len(m) > 0 {
+		return disk.Device{}, fmt.Errorf("%w: %s has the filesystem %s and is %s that is not assembled; mounting a part would lose data: assemble it, or disconnect the part", volume.ErrUnavailable, m[0].Path, uuid, m[0].What)
+	}
+	switch len(found.Devices) {
 	case 0:
 		return disk.Device{}, fmt.Errorf("%w: no block device has the filesystem %s: the disk is not connected, or does not answer; nothing was created", volume.ErrUnavailable, uuid)
 	case 1:
-		return found[0], nil
+		return found.Devices[0], nil
 	}
 	return disk.Device{}, fmt.Errorf("%w: %s and %s both have the filesystem %s: one is a copy of the other, and mounting the wrong one would lose data; disconnect the copy, or give it a UUID of its own",
-		volume.ErrUnavailable, found[0].Path, found[1].Path, uuid)
+		volume.ErrUnavailable, found.Devices[0].Path, found.Devices[1].Path, uuid)
 }
 
 // ownLoops says which devices are loops of this driver: what a pod wrote to its
