@@ -97,72 +97,29 @@ func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 // Filesystem reads the superblock on the device. The kernel may be changing it:
 // what looks torn is read again before it counts as none.
 func (d Device) Filesystem() (f Filesystem, ok bool, err error) {
-	f, _, ok, err = d.read()
-	return f, ok, err
+	c := d.read()
+	return c.filesystem, c.ok, c.err
 }
 
 // read is Filesystem, and what the device with it is a member of.
-func (d Device) read() (f Filesystem, member string, ok bool, err error) {
+func (d Device) read() (c contents) {
 	file, err := d.Open(unix.O_RDONLY)
 	if err != nil {
-		return Filesystem{}, "", false, err
+		return contents{err: err}
 	}
 	defer file.Close()
 	if d.Size < btrfsSuperAt+btrfsSuperLen {
-		return Filesystem{}, "", false, nil
+		return contents{}
 	}
 	const attempts, pause = 3, time.Millisecond
 	for range attempts {
-		if f, ok, err = ReadFilesystem(file); ok || err != nil {
+		if c.filesystem, c.ok, c.err = ReadFilesystem(file); c.ok || c.err != nil {
 			break
 		}
 		time.Sleep(pause)
 	}
-	if ok && err == nil {
-		member, err = memberOf(file, d.Size, f)
+	if c.ok && c.err == nil {
+		c.member, c.err = memberOf(file, d.Size, c.filesystem)
 	}
-	return f, member, ok, err
-}
-
-// Found is what a search for a filesystem has found.
-type Found struct {
-	// Devices have the filesystem.
-	Devices []Device
-	// Members show it too and are parts of something that is not assembled.
-	Members []Member
-}
-
-// Member is a device that is a part of something.
-type Member struct {
-	Device
-	// What it is, such as "a member of a Linux RAID".
-	What string
-}
-
-// WithFilesystem are the devices that have a filesystem of this UUID and that
-// belong to no other device: the members of an array or a multipath show what the
-// whole shows. Those of an array that is not assembled are known by what is written
-// on them; the paths of a multipath that is not are not, and count as copies. skip
-// says which devices are not even looked at; it may be nil. Devices that cannot be
-// read are left out.
-func WithFilesystem(uuid string, skip func(Device) bool) (Found, error) {
-	all, err := List()
-	if err != nil {
-		return Found{}, err
-	}
-	var out Found
-	for _, d := range all {
-		if skip != nil && skip(d) || len(d.Holders()) > 0 {
-			continue
-		}
-		f, member, ok, err := d.read()
-		switch {
-		case err != nil || !ok || f.UUID != uuid:
-		case member != "":
-			out.Members = append(out.Members, Member{d, member})
-		default:
-			out.Devices = append(out.Devices, d)
-		}
-	}
-	return out, nil
+	return c
 }

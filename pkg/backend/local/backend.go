@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/backend"
 	"github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/disk"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -88,6 +89,7 @@ type Backend struct {
 
 	guardTold trouble // under mu
 
+	disks disk.Search
 	loops loop.Index // so that a call a minute for each of a thousand volumes costs little
 
 	// mu comes before slot.mu and is never held for long.

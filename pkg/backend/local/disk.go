@@ -26,7 +26,7 @@ func (b *Backend) mountDisk(ctx context.Context, dir string, reg registration) e
 	if err := checkMountpoint(dir); err != nil {
 		return err
 	}
-	d, err := findDisk(reg.FSUUID)
+	d, err := findDiskWith(&b.disks, &b.loops, reg.FSUUID)
 	if err != nil {
 		return fmt.Errorf("look for the disk of pool %s: %w", reg.Name, err)
 	}
@@ -90,11 +90,16 @@ func checkMountpoint(dir string) error {
 // findDisk is the one device that has a filesystem. Two are refused: nobody can
 // tell which of them is the copy.
 func findDisk(uuid string) (disk.Device, error) {
-	ours, err := ownLoops()
+	return findDiskWith(new(disk.Search), new(loop.Index), uuid)
+}
+
+// findDiskWith is findDisk for one that looks again and again.
+func findDiskWith(disks *disk.Search, loops *loop.Index, uuid string) (disk.Device, error) {
+	ours, err := ownLoopsIn(loops)
 	if err != nil {
 		return disk.Device{}, err
 	}
-	found, err := disk.WithFilesystem(uuid, ours)
+	found, err := disks.WithFilesystem(uuid, ours)
 	if err != nil {
 		return disk.Device{}, err
 	}
@@ -103,7 +108,7 @@ func findDisk(uuid string) (disk.Device, error) {
 	}
 	switch len(found.Devices) {
 	case 0:
-		return disk.Device{}, fmt.Errorf("%w: no block device has the filesystem %s: the disk is not connected, or does not answer; nothing was created", volume.ErrUnavailable, uuid)
+		return disk.Device{}, fmt.Errorf("%w: no block device has the filesystem %s: the disk is not connected, or does not answer%s; nothing was created", volume.ErrUnavailable, uuid, unread(found.Unread))
 	case 1:
 		return found.Devices[0], nil
 	}
@@ -111,10 +116,24 @@ func findDisk(uuid string) (disk.Device, error) {
 		volume.ErrUnavailable, found.Devices[0].Path, found.Devices[1].Path, uuid)
 }
 
+// unread names the devices that could not be read, for the end of a sentence.
+func unread(devices []disk.Device) string {
+	var names []string
+	for _, d := range devices {
+		names = append(names, d.Path)
+	}
+	if names == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (%s cannot be read; look into the kernel's log)", strings.Join(names, ", "))
+}
+
 // ownLoops says which devices are loops of this driver: what a pod wrote to its
 // raw block volume must never be taken for a pool.
-func ownLoops() (func(disk.Device) bool, error) {
-	all, err := loop.List()
+func ownLoops() (func(disk.Device) bool, error) { return ownLoopsIn(new(loop.Index)) }
+
+func ownLoopsIn(loops *loop.Index) (func(disk.Device) bool, error) {
+	all, err := loops.List()
 	if err != nil {
 		return nil, err
 	}

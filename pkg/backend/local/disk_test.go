@@ -323,7 +323,7 @@ func TestADiskWithAnythingOnItIsRefused(t *testing.T) {
 	d.must(initDisk(t, nil, t.TempDir(), mnt, d.dev.Path()))
 	unmountAll(t, unlabelled)
 	mustRefuse("a pool", volume.ErrPrecondition, "driver pool adopt")
-	if mounted, err := disk.WithFilesystem("", nil); err != nil || len(mounted.Devices) > 0 {
+	if mounted, err := new(disk.Search).WithFilesystem("", nil); err != nil || len(mounted.Devices) > 0 {
 		t.Errorf("%v, %v", mounted, err)
 	}
 }
