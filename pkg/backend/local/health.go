@@ -43,6 +43,7 @@ type health struct {
 	small map[volume.ID]time.Time // since when a device is smaller than its volume
 	// trying are the loop devices whose filesystem is being tried; see refuses.
 	trying map[int]bool
+	asked  map[volume.ID]*question
 	// soon wakes watchHealth before its time.
 	soon chan struct{}
 
@@ -56,7 +57,7 @@ type examination struct {
 }
 
 func newHealth(slots []*slot) *health {
-	h := &health{pools: map[string]*examination{}, told: map[toldKey]bool{}, small: map[volume.ID]time.Time{}, trying: map[int]bool{}, soon: make(chan struct{}, 1)}
+	h := &health{pools: map[string]*examination{}, told: map[toldKey]bool{}, small: map[volume.ID]time.Time{}, trying: map[int]bool{}, asked: map[volume.ID]*question{}, soon: make(chan struct{}, 1)}
 	for _, s := range slots {
 		h.pools[s.cfg.Name] = &examination{}
 	}
@@ -280,37 +281,6 @@ func (b *Backend) Health(ctx context.Context, id volume.ID) ([]volume.Condition,
 		return b.ask(ctx, p, info, id)
 	}
 	return nil, fmt.Errorf("%w: pool %s of %s is not on this machine; if its disk was moved here, start the driver with --pool for it", volume.ErrUnavailable, id.Pool(), id)
-}
-
-// ask looks at one volume, and waits for its disk no longer than askWait.
-func (b *Backend) ask(ctx context.Context, p *pool, info volume.Pool, id volume.ID) ([]volume.Condition, error) {
-	type answer struct {
-		conditions []volume.Condition
-		err        error
-	}
-	got := make(chan answer, 1)
-	start := time.Now()
-	go func() {
-		conditions, err := p.healthOf(id)
-		got <- answer{conditions, err}
-	}()
-	ctx, cancel := context.WithTimeout(ctx, askWait)
-	defer cancel()
-	select {
-	case a := <-got:
-		if a.err == nil && b.health.isNews(id, info.Name, len(a.conditions) == 0) {
-			b.health.lookSoon() // lists and metrics should know
-		}
-		if a.err == nil && !info.Available {
-			a.conditions = withCondition(a.conditions, condition(volume.Inaccessible, PoolFailed, "%s", info.Reason))
-		}
-		return a.conditions, a.err
-	case <-ctx.Done():
-		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, fmt.Errorf("look at %s: %w", id, context.Cause(ctx))
-		}
-		return []volume.Condition{silent(time.Since(start))}, nil
-	}
 }
 
 func (p *pool) healthOf(id volume.ID) ([]volume.Condition, error) {
