@@ -26,11 +26,15 @@ func withoutFiles(t *testing.T, fn func()) {
 
 func TestADriverWithoutFilesDoesNotTakeItsPoolsForDead(t *testing.T) {
 	b := newBenchOn(t, FilesystemXFS, volume.GiB, nil, "default")
+	b.create(blockSpec("a"))
 	b.expect("before", b.wrong("default"))
 	withoutFiles(t, func() { b.look(t.Context()) })
 	st := b.Stats()[0]
 	if !st.Available || len(st.Conditions) != 1 || st.Conditions[0].Reason != string(PoolUnmeasured) {
 		t.Errorf("without files: available %t, %v", st.Available, st.Conditions)
+	}
+	if len(st.Volumes) != 1 {
+		t.Errorf("without files there are %d volumes", len(st.Volumes))
 	}
 	b.expect("with files again", b.wrong("default"))
 	// One that is dead does not come to life because nobody can look.

@@ -54,6 +54,11 @@ func (b *Backend) examine(s *slot) backend.PoolStats {
 			err = p.examineVolumes(w, &out)
 		}
 	}
+	if err != nil {
+		// What was known stays: volumes that vanish from lists would pass for well, and
+		// be told of again. A copy: what was given out is not changed.
+		out.Volumes, out.Snapshots, out.Damaged, out.Trash = slices.Clone(before.Volumes), before.Snapshots, before.Damaged, before.Trash
+	}
 	err = cmp.Or(unknown, err)
 	if err != nil && dead == nil {
 		out.Conditions = append(out.Conditions, condition(volume.Degraded, PoolUnmeasured, "what is in it cannot be looked at: %v", err))
