@@ -49,7 +49,7 @@ root() {
   mapfile -t packages < <(importing "$module/test/roottest")
   # One package at a time: a mount namespace that is copied while a test runs
   # pins that test's loop devices.
-  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 18m "${packages[@]}"
+  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 30m "${packages[@]}"
 }
 
 for pass in "$@"; do

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 	"github.com/holdfast-csi/holdfast/pkg/workload"
 	"github.com/holdfast-csi/holdfast/test/harness"
+	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
 // TestThePromiseIsKeptForEver is the loop that breaks ledgers which add up sizes:
@@ -31,12 +33,15 @@ func TestThePromiseIsKeptForEver(t *testing.T) {
 }
 
 func testThePromiseIsKeptForEver(t *testing.T, flag string) {
-	rounds := 5
+	rounds := 3
+	if roottest.Every() {
+		rounds = 12
+	}
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_LEDGER_ROUNDS")); err == nil {
 		rounds = n
 	}
 	s := newSite(t, 1280*volume.MiB, flag)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rounds)*2*callLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rounds)*3*callLimit)
 	defer cancel()
 	s.ctx = ctx
 	l := &ledgerLoop{site: s, rounds: rounds}
@@ -58,6 +63,9 @@ func testThePromiseIsKeptForEver(t *testing.T, flag string) {
 	stop()
 	s.must(errors.Join(err, others.Wait()))
 	t.Logf("%d snapshots, %d refused; %d creates, %d refused; %d clones", l.snapshots, l.snapshotsRefused, l.creates, l.createsRefused, l.clones)
+	if strings.Contains(s.driver.Log(), "GuardFroze") {
+		t.Errorf("a pool in which every promise holds was frozen:\n%s", s.log())
+	}
 	if l.snapshots < 2*len(writers) || l.createsRefused == 0 {
 		t.Errorf("that was not at the limit of admission")
 	}

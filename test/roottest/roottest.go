@@ -27,6 +27,10 @@ func enabled() (ok bool, reason string) {
 	return true, ""
 }
 
+// Every says that tests which have a short form take their long one, in which they
+// go through all combinations: HOLDFAST_EVERY=1.
+func Every() bool { return os.Getenv("HOLDFAST_EVERY") == "1" }
+
 // Require skips the test, with the reason printed, unless the process is root and
 // HOLDFAST_ROOT_TESTS=1. The test's package must have Main as its TestMain.
 func Require(t testing.TB) {
