@@ -19,7 +19,7 @@ import (
 //
 // While nothing is overcommitted it is a safety net: as long as the promises hold,
 // what the volumes may need is covered, and the guard does not act. It does when
-// something else fills the pool's disk.
+// something else fills the pool's disk, and thaws as soon as they hold again.
 //
 // Each volume is frozen and thawed in a goroutine of its own, at most one at a
 // time: a filesystem that is slow to freeze must not hold up the others. A step
@@ -101,7 +101,7 @@ func (g *guard) watch(ctx context.Context) time.Duration {
 		return watchNear
 	}
 	g.follow(sp, now)
-	reserve, err := g.judge(ctx, sp, now)
+	sp, reserve, err := g.judge(ctx, sp, now)
 	if err != nil {
 		g.tell(err)
 	}
@@ -142,40 +142,56 @@ func (g *guard) follow(sp space, now time.Time) {
 
 const speedSample = 100 * time.Millisecond
 
-// judge says how large the reserve is now, and decides.
-func (g *guard) judge(ctx context.Context, sp space, now time.Time) (volume.Bytes, error) {
+// judge says how large the reserve is now, and decides. If that took long it says
+// how much space there is after it.
+func (g *guard) judge(ctx context.Context, sp space, now time.Time) (space, volume.Bytes, error) {
 	over := g.pool.overcommitted()
 	if err := g.askNeeds(now, false); err != nil {
-		return 0, err
+		last, _ := g.lastReserve()
+		return sp, last, err
 	}
 	reserve := g.owes.reserve(g.speed, over)
 	if g.isFrozen() {
-		enough := thawAbove(reserve)
-		if g.adopted { // it may have been frozen only because its driver stopped
-			enough = reserve
-		}
-		if sp.Cover >= enough {
+		if sp.Cover >= g.enough(reserve, over) {
 			g.set(false, sp, reserve)
 		}
-		return reserve, nil
+		return sp, reserve, nil
 	}
 	if sp.Cover < reserve && !over {
-		// Charges are upper bounds. Before promises that should hold are a reason to
-		// stop anybody, they are measured. One who overcommits cannot wait for that.
+		// Charges are upper bounds, and what was freed counts only from the next
+		// commit on. Before promises that should hold are a reason to stop anybody,
+		// both are made good. One who overcommits cannot wait for that.
 		if now.Sub(g.measured) < measureRest {
-			return reserve, nil
+			return sp, reserve, nil
 		}
-		if err := g.pool.measureAll(ctx); err != nil {
-			return reserve, err
+		if err := errors.Join(g.pool.store.commit(), g.pool.measureAll(ctx)); err != nil {
+			return sp, reserve, err
 		}
 		g.measured = time.Now()
 		if err := g.askNeeds(g.measured, true); err != nil {
-			return reserve, err
+			return sp, reserve, err
 		}
-		reserve = g.owes.reserve(g.speed, over)
+		again, err := g.pool.store.space()
+		if err != nil {
+			return sp, reserve, fmt.Errorf("measure the space: %w", err)
+		}
+		sp, reserve = again, g.owes.reserve(g.speed, over)
 	}
 	g.set(sp.Cover < reserve, sp, reserve)
-	return reserve, nil
+	return sp, reserve, nil
+}
+
+// enough is how much must be covered before what is frozen is thawed.
+func (g *guard) enough(reserve volume.Bytes, over bool) volume.Bytes {
+	switch {
+	case !over: // the promises hold again, which may be all that a full pool ever has
+		return reserve
+	case g.adopted: // it may have been frozen only because its driver stopped
+		return reserve
+	case reserve == 0: // nobody is left who could write
+		return 0
+	}
+	return thawAbove(reserve)
 }
 
 // mayBreathe says whether the frozen filesystems are to be thawed for an instant
