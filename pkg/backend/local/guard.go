@@ -32,7 +32,7 @@ type guard struct {
 	// mu is never held while something is measured, frozen or thawed.
 	mu      sync.Mutex
 	wards   map[volume.ID]*ward
-	drops   int          // counts wards that went
+	changes int          // counts wards that came or went
 	frozen  bool         // what the guard wants now
 	since   time.Time    // of frozen
 	reserve volume.Bytes // the last one
@@ -89,9 +89,10 @@ const lookAgain = 5 * time.Second
 func (g *guard) watch(ctx context.Context) time.Duration {
 	now := time.Now()
 	if now.Sub(g.seenAt) > lookAgain {
-		if err := g.lookAround(ctx); err != nil {
+		switch done, err := g.lookAround(ctx); {
+		case err != nil:
 			g.tell(err)
-		} else {
+		case done:
 			g.seenAt = now
 		}
 	}

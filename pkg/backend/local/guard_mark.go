@@ -99,7 +99,7 @@ func (m marks) of(pool volume.PoolID) ([]volume.ID, error) {
 }
 
 // adopt takes over what an earlier driver's guard has frozen: it stays frozen until
-// there is space.
+// there is space. What somebody works on, or has open, is ours already.
 func (g *guard) adopt(ctx context.Context) error {
 	m := g.pool.backend.marks
 	ids, err := m.of(g.pool.id)
@@ -108,20 +108,33 @@ func (g *guard) adopt(ctx context.Context) error {
 	}
 	var errs []error
 	for _, id := range ids {
-		w, err := g.seize(ctx, id)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-			continue
-		case w == nil: // not attached, so not frozen
-			errs = append(errs, m.remove(id))
-			continue
-		case w.root == nil:
-			errs = append(errs, g.adoptWard(ctx, w))
+		g.mu.Lock()
+		w := g.wards[id]
+		foreign := w != nil && !w.busy && w.root == nil
+		if foreign {
+			w.busy = true
 		}
-		g.unseize(w)
+		g.mu.Unlock()
+		switch {
+		case w == nil:
+			errs = append(errs, g.forgetMark(id))
+		case foreign:
+			g.begin(ctx, w, func() error { return g.adoptWard(ctx, w) })
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// forgetMark removes the mark of a volume that is not attached, and so not frozen.
+func (g *guard) forgetMark(id volume.ID) error {
+	d, err := g.pool.backend.openByTag(id)
+	if err != nil {
+		return err
+	}
+	if d != nil { // it has no tag any more, or has it only now
+		return d.Close()
+	}
+	return g.pool.backend.marks.remove(id)
 }
 
 func (g *guard) adoptWard(ctx context.Context, w *ward) error {

@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -41,11 +40,14 @@ func (g *guard) attached(o object, d *loop.Device) error {
 
 func (g *guard) addLocked(o object, index int) {
 	if w := g.wards[o.ID]; w != nil {
-		if !w.busy {
+		if w.busy {
+			w.renewed, w.renewal = true, index
+		} else {
 			w.index, w.limitAt = index, time.Time{}
 		}
 		return
 	}
+	g.changes++
 	g.wards[o.ID] = &ward{id: o.ID, fsType: o.Format.FSType, index: index}
 }
 
@@ -81,18 +83,31 @@ func (g *guard) checkRoom(o object) error {
 }
 
 // lookAround finds the volumes of the pool that are attached, also those that an
-// earlier driver has attached or frozen, and forgets those that are not any more.
-func (g *guard) lookAround(ctx context.Context) error {
+// earlier driver has attached or frozen, and forgets those that are not any more. It
+// is not done if volumes came and went all the time.
+func (g *guard) lookAround(ctx context.Context) (done bool, err error) {
+	for range 3 {
+		if done, err = g.lookOnce(ctx); done || err != nil {
+			break
+		}
+	}
+	return done, err
+}
+
+func (g *guard) lookOnce(ctx context.Context) (done bool, err error) {
 	g.mu.Lock()
-	drops := g.drops
+	changes := g.changes
 	g.mu.Unlock()
 	loops, err := g.pool.backend.loops.List()
 	if err != nil {
-		return err
+		return false, err
 	}
 	mounts, err := mount.List()
 	if err != nil {
-		return err
+		return false, err
+	}
+	if err := g.pool.backend.cfg.Fault.At("guard/looked"); err != nil {
+		return false, err
 	}
 	tags := map[string]loop.Seen{}
 	for _, l := range loops {
@@ -106,14 +121,16 @@ func (g *guard) lookAround(ctx context.Context) error {
 	attached := map[volume.ID]bool{}
 	mounted := map[volume.ID]bool{}
 	g.mu.Lock()
-	if g.drops != drops {
-		g.mu.Unlock() // what was seen may be detached since: next time
-		return nil
+	if g.changes != changes {
+		g.mu.Unlock() // what was seen may be detached since, or attached
+		return false, nil
 	}
 	for id, o := range objects {
 		if l, ok := tags[tagOf(id)]; ok {
 			attached[id], mounted[id] = true, shown[unix.Mkdev(l.Major, l.Minor)]
-			g.addLocked(o, l.Index)
+			if w := g.wards[id]; w == nil || w.index != l.Index {
+				g.addLocked(o, l.Index)
+			}
 		}
 	}
 	var gone []*ward
@@ -128,23 +145,25 @@ func (g *guard) lookAround(ctx context.Context) error {
 		}
 	}
 	g.mu.Unlock()
-	var errs []error
 	for _, w := range gone {
-		errs = append(errs, g.drop(w))
+		g.begin(ctx, w, func() error { return g.drop(w) })
 	}
-	return errors.Join(append(errs, g.adopt(ctx))...)
+	return true, g.adopt(ctx)
 }
 
-// drop forgets a ward that is busy for us.
+// drop forgets a ward that is busy for us, unless its volume was attached again
+// meanwhile.
 func (g *guard) drop(w *ward) error {
 	var err error
 	if w.root != nil {
 		err = g.shut(w)
 	}
 	g.mu.Lock()
-	delete(g.wards, w.id)
-	g.drops++
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	if !w.renewed {
+		delete(g.wards, w.id)
+		g.changes++
+	}
 	return err
 }
 
@@ -169,12 +188,11 @@ func (g *guard) letGo(ctx context.Context, id volume.ID, d *loop.Device) error {
 	if w == nil || err != nil {
 		return err
 	}
-	if d == nil {
-		return g.drop(w)
-	}
-	if mounted, err := isMounted(d); mounted || err != nil {
-		g.unseize(w)
-		return err
+	defer g.unseize(w)
+	if d != nil {
+		if mounted, err := isMounted(d); mounted || err != nil {
+			return err
+		}
 	}
 	if w.frozen {
 		if w.root == nil {
@@ -184,7 +202,6 @@ func (g *guard) letGo(ctx context.Context, id volume.ID, d *loop.Device) error {
 			err = g.thaw(w)
 		}
 		if err != nil {
-			g.unseize(w)
 			return err
 		}
 	}
@@ -195,6 +212,9 @@ func (g *guard) unseize(w *ward) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	w.busy = false
+	if w.renewed {
+		w.index, w.limitAt, w.renewed = w.renewal, time.Time{}, false
+	}
 }
 
 // seize waits until nobody works on a ward and takes it; nil if there is none.

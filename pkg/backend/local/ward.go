@@ -24,6 +24,10 @@ type ward struct {
 	index  int // of its loop device
 
 	busy bool
+	// renewed, of guard.mu: the volume was attached while somebody was busy with the
+	// ward, perhaps to forget it.
+	renewed bool
+	renewal int // the new index
 
 	// root is a view of the mounted filesystem that no unmount waits for. It is open
 	// while the pool is nearly full, so that nothing needs to be looked for when it
@@ -82,16 +86,21 @@ func (g *guard) tend(ctx context.Context, cover, reserve volume.Bytes, breathe b
 			continue
 		}
 		w.busy = true
-		go func() {
-			err := g.work(ctx, w, p)
-			g.mu.Lock()
-			w.busy = false
-			g.mu.Unlock()
-			if err != nil && ctx.Err() == nil {
-				g.pool.backend.guardTrouble(g.pool.name, err)
-			}
-		}()
+		g.begin(ctx, w, func() error { return g.work(ctx, w, p) })
 	}
+}
+
+// begin lets something be done with a ward that is busy for us, and waits for
+// nothing: any of it may hang in the kernel, where the last close of a filesystem is
+// an unmount.
+func (g *guard) begin(ctx context.Context, w *ward, do func() error) {
+	go func() {
+		err := do()
+		g.unseize(w)
+		if err != nil && ctx.Err() == nil {
+			g.pool.backend.guardTrouble(g.pool.name, err)
+		}
+	}()
 }
 
 // work does for one ward what the plan says.
