@@ -1,12 +1,15 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -107,4 +110,61 @@ func TestACheckCopiesOnlyWhereThereIsRoom(t *testing.T) {
 	if left := b.leftovers(); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// meddler does something whenever a program has ended.
+type meddler struct {
+	command.Runner
+	do func()
+}
+
+func (m meddler) Run(ctx context.Context, argv ...string) ([]byte, error) {
+	out, err := m.Runner.Run(ctx, argv...)
+	m.do()
+	return out, err
+}
+
+// A fault is told also when the copy that it was found in is gone.
+func TestAFaultIsToldWhateverHappensToTheCopy(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	v := b.mustCreate(formatted("damaged", volume.Ext4))
+	f, err := os.OpenFile(b.inPool(objectDir(v.ID), dataDir, imageFile), os.O_RDWR, 0)
+	b.must(err)
+	_, err = f.WriteAt([]byte(strings.Repeat("damage", 64*4096/6)), 20*4096)
+	b.must(errors.Join(err, f.Sync(), f.Close()))
+	p := b.poolNamed("default")
+	meddle := func() {
+		copies, err := p.checkCopies()
+		b.must(err)
+		for _, c := range copies {
+			b.must(p.discard(stagingDir + "/" + c.name))
+		}
+	}
+	out, err := Check(t.Context(), Checking{StateDir: b.cfg.StateDir, Runner: meddler{command.New(), meddle}, Filesystems: true})
+	b.must(err)
+	if len(out[0].Findings) != 1 || !strings.Contains(out[0].Findings[0].What, "is damaged") {
+		t.Errorf("%+v", out[0])
+	}
+}
+
+// While a driver serves the pool, nothing that a pod may want is locked for as long
+// as a program looks through it.
+func TestACheckWithoutRoomLocksNothing(t *testing.T) {
+	b := newBench(t, volume.GiB, nil, "default")
+	v := b.mustCreate(formatted("a", volume.Ext4))
+	b.mustCreate(volume.Spec{Name: "b", Size: b.roomIn(b.poolNamed("default")) - 32*volume.MiB, Format: volume.Format{Mode: volume.ModeBlock}})
+	ran := 0
+	look := func() PoolCheck {
+		out, err := Check(t.Context(), Checking{StateDir: b.cfg.StateDir, Runner: meddler{command.New(), func() { ran++ }}, Filesystems: true})
+		b.must(err)
+		return out[0]
+	}
+	if c := look(); ran > 0 || len(c.Findings) != 1 || c.Findings[0].Object != string(v.ID) || c.Problems() > 0 || !strings.Contains(c.Findings[0].What, "no room") {
+		t.Errorf("%d programs ran: %+v", ran, c)
+	}
+	b.must(b.Close())
+	if c := look(); ran == 0 || len(c.Findings) > 0 || c.Filesystems != 1 {
+		t.Errorf("without a driver %d programs ran: %+v", ran, c)
+	}
+	b.open()
 }

@@ -18,8 +18,9 @@ import (
 // A filesystem is looked through in a copy of its image, which shares all blocks:
 // there its log can be replayed, and a pod may start meanwhile. That may cost the
 // pool as much as the volume overwrites until the copy is gone. Where there is no
-// such room, the image itself is looked through, locked against attachment, and
-// nothing is replayed.
+// such room, a volume that a driver serves is left alone: nobody could attach it
+// meanwhile. Without a driver the image itself is looked through, locked, and nothing
+// is replayed; so are snapshots always.
 
 func (p *pool) checkFilesystems(ctx context.Context, snapshots bool, c *PoolCheck) error {
 	if err := p.discardOldCopies(ctx); err != nil {
@@ -45,8 +46,11 @@ func (p *pool) checkFilesystems(ctx context.Context, snapshots bool, c *PoolChec
 		case errors.Is(err, volume.ErrInUse):
 			c.InUse++
 			continue
-		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist) && p.isGone(o):
 			continue // deleted just now
+		case errors.Is(err, volume.ErrNoSpace):
+			c.note(string(o.ID), fmt.Sprintf("there is no room to look through it in a copy, in which its log could be replayed: %v", err), "free space in the pool and check again, or check while no driver runs")
+			continue
 		case errors.Is(err, volume.ErrPrecondition):
 			c.note(string(o.ID), err.Error(), "nothing: the next pod that uses it replays the log; free space in the pool lets the next check do so in a copy")
 			continue
@@ -63,8 +67,15 @@ func (p *pool) checkFilesystems(ctx context.Context, snapshots bool, c *PoolChec
 	return nil
 }
 
+// isGone says whether an object was deleted.
+func (p *pool) isGone(o object) bool {
+	_, err := p.root.Lstat(o.dir)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // lookThrough looks through the filesystem of a volume or a snapshot. It is
-// ErrInUse if it is attached.
+// ErrInUse if it is attached, ErrNoSpace if there is no room for a copy and a driver
+// serves it.
 func (p *pool) lookThrough(ctx context.Context, o object, seen *int64) (fault string, err error) {
 	img, err := p.openImage(o, unix.O_RDONLY)
 	if err != nil {
@@ -74,8 +85,12 @@ func (p *pool) lookThrough(ctx context.Context, o object, seen *int64) (fault st
 	if err := p.lockIdle(o.ID, img); err != nil {
 		return "", err
 	}
+	served, err := p.isServed()
+	if err != nil {
+		return "", err
+	}
 	private, err := p.privateCopy(ctx, o, img, seen)
-	if errors.Is(err, volume.ErrNoSpace) {
+	if errors.Is(err, volume.ErrNoSpace) && (!served || o.ID.Kind() == volume.KindSnapshot) {
 		return filesystem.Verify(ctx, p.backend.cfg.Runner, fdPath(img), o.Format.FSType)
 	}
 	if err != nil {
