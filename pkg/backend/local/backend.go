@@ -157,6 +157,9 @@ func checkPoolConfig(pc PoolConfig, others []PoolConfig) error {
 	if !filepath.IsAbs(pc.Dir) {
 		return fmt.Errorf("%w: directory %q of pool %s: want an absolute path", volume.ErrInvalid, pc.Dir, pc.Name)
 	}
+	if err := checkNotBelowDev(pc); err != nil {
+		return err
+	}
 	if err := checkFilesystem(pc.Filesystem); err != nil {
 		return fmt.Errorf("pool %s: %w", pc.Name, err)
 	}

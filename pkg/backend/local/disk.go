@@ -18,6 +18,18 @@ import (
 // A disk that Init or Adopt registered is known by the UUID of its filesystem and
 // mounted by the driver, unless something else has done so already.
 
+// checkNotBelowDev refuses a directory below /dev, which nobody means: it is a disk
+// that is not there, or one that is to be a pool first.
+func checkNotBelowDev(pc PoolConfig) error {
+	switch {
+	case !strings.HasPrefix(filepath.Clean(pc.Dir)+"/", "/dev/"):
+		return nil
+	case disk.IsDevice(pc.Dir):
+		return fmt.Errorf("%w: %s is a device; driver pool init or adopt makes it a pool, and says which directory to name then", volume.ErrInvalid, pc.Dir)
+	}
+	return fmt.Errorf("%w: there is no device %s; nothing was made", volume.ErrNotFound, pc.Dir)
+}
+
 // mountDisk makes sure that dir shows the filesystem of a registered disk.
 func (b *Backend) mountDisk(ctx context.Context, dir string, reg registration) error {
 	if uuid, err := filesystemAt(dir); err == nil && uuid == reg.FSUUID {

@@ -361,3 +361,30 @@ func testInitOfADiskGoesOnAfterACrash(t *testing.T, fsType string) {
 		unmountAll(t, filepath.Join(dir, "pools"))
 	}
 }
+
+// A name that was mistyped makes nothing.
+func TestADeviceThatIsNotThereIsNoDirectory(t *testing.T) {
+	dir := t.TempDir()
+	typo := "/dev/holdfast-no-such-disk"
+	_, err := New(Config{Pools: []PoolConfig{{Name: "ssd", Dir: typo}}, StateDir: filepath.Join(dir, "state"), Runner: command.New()})
+	if !errors.Is(err, volume.ErrNotFound) || !strings.Contains(err.Error(), "nothing was made") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Lstat(typo); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v", typo, err)
+	}
+	// Neither does a place that no pool can be on.
+	place := filepath.Join(dir, "place")
+	if err := os.Mkdir(place, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := filesystemAt(place); err == nil {
+		t.Skip("the tests' own directory could be a pool")
+	}
+	if err := initPool(t, filepath.Join(dir, "state"), filepath.Join(place, "pool")); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("on the filesystem of the tests: %v", err)
+	}
+	if left, err := os.ReadDir(place); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

@@ -83,6 +83,8 @@ func (b *Backend) initDir(pc PoolConfig) error {
 	if _, err := findRegistration(b.state, pc); !errors.Is(err, volume.ErrNotFound) {
 		return err // registered: openPool says whether it is there
 	}
+	_, err := os.Lstat(pc.Dir)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(pc.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory: %w", err)
 	}
@@ -93,6 +95,9 @@ func (b *Backend) initDir(pc PoolConfig) error {
 	defer unlock()
 	p, err := b.openDir(pc.Dir, pc.Name)
 	if err != nil {
+		if made {
+			err = errors.Join(err, os.Remove(pc.Dir))
+		}
 		return err
 	}
 	_, err = readMarker(p.root)
