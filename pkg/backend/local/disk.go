@@ -38,7 +38,7 @@ func (b *Backend) mountDisk(ctx context.Context, dir string, reg registration) e
 	if err := checkMountpoint(dir); err != nil {
 		return err
 	}
-	d, err := findDiskWith(&b.disks, &b.loops, reg.FSUUID)
+	d, err := findDiskWith(&b.disks, &b.health.around.loops, reg.FSUUID)
 	if err != nil {
 		return fmt.Errorf("look for the disk of pool %s: %w", reg.Name, err)
 	}
@@ -102,11 +102,11 @@ func checkMountpoint(dir string) error {
 // findDisk is the one device that has a filesystem. Two are refused: nobody can
 // tell which of them is the copy.
 func findDisk(uuid string) (disk.Device, error) {
-	return findDiskWith(new(disk.Search), new(loop.Index), uuid)
+	return findDiskWith(new(disk.Search), new(loop.Lister), uuid)
 }
 
 // findDiskWith is findDisk for one that looks again and again.
-func findDiskWith(disks *disk.Search, loops *loop.Index, uuid string) (disk.Device, error) {
+func findDiskWith(disks *disk.Search, loops *loop.Lister, uuid string) (disk.Device, error) {
 	ours, err := ownLoopsIn(loops)
 	if err != nil {
 		return disk.Device{}, err
@@ -142,14 +142,17 @@ func unread(devices []disk.Device) string {
 
 // ownLoops says which devices are loops of this driver: what a pod wrote to its
 // raw block volume must never be taken for a pool.
-func ownLoops() (func(disk.Device) bool, error) { return ownLoopsIn(new(loop.Index)) }
+func ownLoops() (func(disk.Device) bool, error) { return ownLoopsIn(new(loop.Lister)) }
 
-func ownLoopsIn(loops *loop.Index) (func(disk.Device) bool, error) {
-	all, err := loops.List()
+func ownLoopsIn(loops *loop.Lister) (func(disk.Device) bool, error) {
+	all, silent, err := loops.List()
 	if err != nil {
 		return nil, err
 	}
 	var names []string
+	for _, index := range silent { // perhaps
+		names = append(names, fmt.Sprintf("loop%d", index))
+	}
 	for _, l := range all {
 		if strings.HasPrefix(l.Tag, "holdfast") {
 			names = append(names, fmt.Sprintf("loop%d", l.Index))

@@ -15,6 +15,9 @@ import (
 type around struct {
 	mu   sync.Mutex // held while a list is made, which others want too
 	last *surroundings
+	// loops waits for nobody: one device of somebody else that hangs must not make
+	// all pools silent.
+	loops loop.Lister
 }
 
 // surroundings are the loop devices and the mounts of this machine at one instant.
@@ -24,6 +27,7 @@ type surroundings struct {
 	mounts map[uint64][]mount.Info // by device number
 	tagged map[string][]loop.Info  // by tag
 	files  map[fileID][]loop.Info  // by backing file
+	silent []int                   // loop devices of which nothing is known
 }
 
 // fileID is a file as stat(2) knows it.
@@ -66,7 +70,7 @@ func (a *around) makeLocked() (*surroundings, error) {
 	if err != nil {
 		return nil, err
 	}
-	loops, err := loop.List()
+	loops, silent, err := a.loops.List()
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +83,7 @@ func (a *around) makeLocked() (*surroundings, error) {
 		s.tagged[l.Tag] = append(s.tagged[l.Tag], l)
 		s.files[file] = append(s.files[file], l)
 	}
+	s.silent = silent
 	s.took = time.Since(s.at)
 	a.last = s
 	return s, nil

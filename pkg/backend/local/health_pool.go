@@ -210,6 +210,10 @@ func (p *pool) examineImageOfPool(cfg PoolConfig, w *surroundings, out *backend.
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
 	on := w.files[fileID{st.Dev, st.Ino}]
+	if err == nil && len(on) == 0 && len(w.silent) > 0 {
+		add(condition(volume.Degraded, PoolUnmeasured, "loop devices do not answer, /dev/loop%d among them, so it is not known which one has its image", w.silent[0]))
+		return
+	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(on) == 0 {
 		add(condition(volume.Degraded, PoolImageMissing, "it works, and its image %s was deleted or replaced: all of it is lost when it is unmounted; copy the data elsewhere first", path))
 		return
