@@ -27,6 +27,7 @@ const (
 )
 
 func (s *scene) aimBelow(what string, want, have time.Duration) {
+	want *= time.Duration(s.plan.slack)
 	s.aim(what, "below "+figures.Milliseconds(want), figures.Milliseconds(have), have < want)
 }
 

@@ -21,6 +21,9 @@ type plan struct {
 	// round is in what time each of the volumes is asked for its statistics once:
 	// with kubelet, a minute.
 	round time.Duration
+	// slack is how many times an aim of time may be missed: a machine that does other
+	// work too is no bug.
+	slack int
 }
 
 // kinds is the number of volumes after which the kinds of volumes repeat.
@@ -32,7 +35,7 @@ const edge = 50
 func TestTwoHundredVolumes(t *testing.T) {
 	roottest.Require(t)
 	var page figures.Page
-	run(t, plan{fsType: "btrfs", volumes: 200, snapshots: 2, mounted: 40, restarts: 3, round: 2 * time.Second}, &page)
+	run(t, plan{fsType: "btrfs", volumes: 200, snapshots: 2, mounted: 40, restarts: 3, round: 2 * time.Second, slack: 4}, &page)
 	t.Log("\n" + page.String())
 }
 
@@ -62,7 +65,7 @@ func TestAThousandVolumes(t *testing.T) {
 		}
 	}()
 	for _, fsType := range []string{"btrfs", "xfs"} {
-		run(t, plan{fsType: fsType, volumes: 1000, snapshots: 5, mounted: 200, restarts: 5, round: time.Minute}, &page)
+		run(t, plan{fsType: fsType, volumes: 1000, snapshots: 5, mounted: 200, restarts: 5, round: time.Minute, slack: 1}, &page)
 	}
 }
 

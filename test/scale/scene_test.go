@@ -190,6 +190,7 @@ func (s *scene) edges(what string, all figures.Samples) { s.edgesBelow(what, mos
 func (s *scene) nodeEdges(what string, all figures.Samples) { s.edgesBelow(what, mostNodeRatio, all) }
 
 func (s *scene) edgesBelow(what string, most float64, all figures.Samples) {
+	most *= float64(s.plan.slack)
 	first, last := all.First(edge), all.Last(edge)
 	ratio := last.Percentile(quiet).Seconds() / first.Percentile(quiet).Seconds()
 	ms := figures.Milliseconds
