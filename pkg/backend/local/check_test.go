@@ -271,7 +271,7 @@ func testCheckFindsDamagedFilesystems(t *testing.T, pool string) {
 func TestCheckReplaysLogsInACopy(t *testing.T) { onEach(t, testCheckReplaysLogsInACopy) }
 
 func testCheckReplaysLogsInACopy(t *testing.T, pool string) {
-	b := newBenchOn(t, pool, 2*volume.GiB, nil, "default")
+	b := newBenchOn(t, pool, 4*volume.GiB, nil, "default")
 	for _, fsType := range []volume.FSType{volume.Ext4, volume.XFS} {
 		id, mnt := b.mountedAt("live-"+string(fsType), fsType)
 		b.must(os.MkdirAll(filepath.Join(mnt, "a/b/c"), 0o700))
