@@ -67,6 +67,9 @@ func (s *slot) runGuard(ctx context.Context) {
 		var wake <-chan struct{}
 		if err == nil {
 			wait, wake = p.guard.watch(ctx), p.guard.wake
+		} else if dead := s.opened(); dead != nil {
+			dead.guard.giveUp(ctx)
+			wait = watchIdle
 		}
 		select {
 		case <-ctx.Done():
@@ -79,6 +82,19 @@ func (s *slot) runGuard(ctx context.Context) {
 			p.guard.owesAt = time.Time{} // it knows nothing of that volume
 		}
 	}
+}
+
+// giveUp thaws what is frozen of a pool that is dead: nothing that is written gets
+// there any more, so nothing is kept by waiting, and a writer that waits cannot even
+// be killed. If the pool comes back, watch decides anew.
+func (g *guard) giveUp(ctx context.Context) {
+	if was, since := g.want(false, 0); was {
+		g.adopted = false
+		b := g.pool.backend
+		b.health.lookSoon()
+		b.notice(GuardThawed, "pool %s cannot be written to any more; its filesystems, frozen for %s because it was full, are thawed, and their writers meet errors", g.pool.name, time.Since(since).Round(time.Millisecond))
+	}
+	g.tend(ctx, 0, 0, false)
 }
 
 // lookAgain is how often the loop devices of the machine are looked at for volumes
@@ -118,6 +134,7 @@ func (g *guard) watch(ctx context.Context) time.Duration {
 const frozenTick = 50 * time.Millisecond
 
 func (g *guard) tell(err error) {
+	g.pool.backend.suspect(err)
 	if g.told.isNews(err, time.Now()) {
 		g.pool.backend.notice(GuardFailed, "pool %s: guard against a full pool: %v", g.pool.name, err)
 	}

@@ -58,7 +58,7 @@ func (g *guarded) stop() {
 }
 
 func (g *guarded) thawAll() {
-	for id := range g.poolNamed("default").filesystemVolumes() {
+	for id := range g.slots[0].opened().filesystemVolumes() {
 		if _, err := thawVolume(context.Background(), id, ""); err != nil {
 			g.t.Error(err)
 		}

@@ -135,7 +135,9 @@ func (g *guard) lookOnce(ctx context.Context) (done bool, err error) {
 	}
 	var gone []*ward
 	for id, w := range g.wards {
-		if w.busy {
+		// One that is frozen and open we hold, so it is there whatever was seen: the
+		// device of a dead pool may show no tag. It is thawed before it is dropped.
+		if w.busy || w.frozen && w.root != nil {
 			continue
 		}
 		// Our view alone keeps a filesystem that others have unmounted.
