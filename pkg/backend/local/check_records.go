@@ -228,7 +228,6 @@ func (b *Backend) checkGround(r registration, c *PoolCheck) error {
 	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
 		return fmt.Errorf("stat the pool image: %w", err)
 	}
-	const statBlock = 512
 	if missing := volume.Bytes(st.Size - st.Blocks*statBlock); missing > 0 {
 		c.problem(path, fmt.Sprintf("%s of the pool image have no place on the host's disk", missing), "restart the driver, which allocates them again; find what punches holes: an fstrim, a copy that made it sparse")
 	}

@@ -185,7 +185,6 @@ func (p *pool) use(m mapper, a *accounting, objects []object, st *PoolStatus) (*
 	}
 	var ballast unix.Stat_t
 	if err := unix.Fstatat(int(p.dir.Fd()), ballastFile, &ballast, unix.AT_SYMLINK_NOFOLLOW); err == nil {
-		const statBlock = 512
 		u.Ballast = volume.Bytes(ballast.Blocks) * statBlock
 	}
 	metadata, told, err := m.metadata()

@@ -32,10 +32,11 @@ func (b *Backend) growImage(img *os.File, pc PoolConfig) error {
 	have := volume.Bytes(st.Size())
 	switch {
 	case have == pc.Size:
-		return nil
+		// A crash may have left more, that was to be and is not wanted any more.
+		return b.cutBeyond(img, have)
 	case have > pc.Size:
 		b.notice(PoolSizeKept, "the pool image %s has %s, --pool-size says %s; it is not made smaller", img.Name(), have, pc.Size)
-		return nil
+		return b.cutBeyond(img, have)
 	}
 	if err := b.allocateMore(img, have, pc.Size); err != nil {
 		b.notice(PoolSizeKept, "the pool image %s has %s, --pool-size says %s; it keeps its size: %v", img.Name(), have, pc.Size, err)
@@ -53,20 +54,41 @@ func (b *Backend) growImage(img *os.File, pc PoolConfig) error {
 	return b.cfg.Fault.At("grow-pool/lengthened")
 }
 
-// allocateMore takes the place of what the image is to grow by, beyond its end.
-func (b *Backend) allocateMore(img *os.File, have, want volume.Bytes) error {
-	if err := b.checkHostRoom(img, want-have); err != nil {
-		return err
+// cutBeyond gives back what is allocated beyond the end of the image.
+func (b *Backend) cutBeyond(img *os.File, have volume.Bytes) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
+		return fmt.Errorf("stat the pool image: %w", err)
 	}
-	err := unix.Fallocate(int(img.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(have), int64(want-have))
-	if err == nil {
-		err = img.Sync()
-	}
-	if err == nil {
+	if volume.Bytes(st.Blocks)*statBlock <= have {
 		return nil
 	}
+	if err := img.Truncate(int64(have)); err != nil {
+		return fmt.Errorf("give back what is beyond the end of the pool image: %w", err)
+	}
+	return nil
+}
+
+// allocateMore takes the place of what the image is to grow by, beyond its end. What
+// a crash left there is counted; where there is not enough for all, it is given back.
+func (b *Backend) allocateMore(img *os.File, have, want volume.Bytes) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
+		return fmt.Errorf("stat the pool image: %w", err)
+	}
+	beyond := max(0, volume.Bytes(st.Blocks)*statBlock-have)
+	err := b.checkHostRoom(img, max(0, want-have-beyond))
+	if err == nil {
+		if err = unix.Fallocate(int(img.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(have), int64(want-have)); err == nil {
+			err = img.Sync()
+		}
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("allocate %s more: %w", want-have, err)
+	}
 	// Cutting at the end gives back what was taken beyond it.
-	return errors.Join(fmt.Errorf("allocate %s more: %w", want-have, err), img.Truncate(int64(have)))
+	return errors.Join(err, img.Truncate(int64(have)))
 }
 
 // refreshImage tells the loop device of the pool image that the image has grown.

@@ -11,8 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-csi/holdfast/pkg/command"
 	"github.com/holdfast-csi/holdfast/pkg/teardown"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
 // sizes are how large the image, its loop device and the filesystem of a pool are.
@@ -162,6 +164,52 @@ func TestAPoolImageGrowsAllOrNothing(t *testing.T) {
 	d.must(unix.Fstatfs(int(img.Fd()), &after))
 	if st, err := img.Stat(); err != nil || st.Size() != int64(64*volume.MiB) || after.Bfree+100 < before.Bfree {
 		t.Errorf("the image has %d bytes, and %d blocks are free, %d before; %v", st.Size(), after.Bfree, before.Bfree, err)
+	}
+}
+
+// What a crash left allocated beyond the end of the image is not asked of the host a
+// second time, and given back when it is not enough or not wanted any more.
+func TestAPoolImageGrowsOnATightHostAfterACrash(t *testing.T) {
+	roottest.Require(t)
+	dir := t.TempDir()
+	host := filepath.Join(dir, "host")
+	d := newDrive(t, dir, "drive", 256*volume.MiB)
+	if _, err := command.New().Run(t.Context(), "mkfs.ext4", "-q", "-m", "0", d.dev.Path()); err != nil {
+		t.Fatal(err)
+	}
+	d.must(os.Mkdir(host, 0o700))
+	d.must(unix.Mount(d.dev.Path(), host, "ext4", 0, ""))
+	t.Cleanup(func() { d.must(unix.Unmount(host, 0)) })
+	img, err := os.Create(filepath.Join(host, ImageFile))
+	d.must(err)
+	defer img.Close()
+	const have, want = 64 * volume.MiB, 192 * volume.MiB
+	d.must(unix.Fallocate(int(img.Fd()), 0, 0, int64(have)))
+	allocated := func() volume.Bytes {
+		t.Helper()
+		var st unix.Stat_t
+		d.must(unix.Fstat(int(img.Fd()), &st))
+		return volume.Bytes(st.Blocks) * statBlock
+	}
+	b := &Backend{cfg: Config{Notice: func(_ Reason, text string) { t.Log(text) }}}
+	crashed := func() {
+		t.Helper()
+		d.must(unix.Fallocate(int(img.Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(have), int64(want-have)))
+	}
+	crashed()
+	d.must(b.growImage(img, PoolConfig{Size: have}))
+	if got := allocated(); got > have+volume.MiB {
+		t.Errorf("the flag was taken back: %s are allocated for %s", got, have)
+	}
+	crashed()
+	d.must(b.growImage(img, PoolConfig{Size: 512 * volume.MiB}))
+	if got := allocated(); got > have+volume.MiB {
+		t.Errorf("there is no room for more: %s are allocated for %s", got, have)
+	}
+	crashed()
+	d.must(b.growImage(img, PoolConfig{Size: want}))
+	if st, err := img.Stat(); err != nil || volume.Bytes(st.Size()) != want || allocated() < want {
+		t.Errorf("it has %d bytes, %s are allocated, %v", st.Size(), allocated(), err)
 	}
 }
 

@@ -226,7 +226,6 @@ func (p *pool) examineImageOfPool(cfg PoolConfig, w *surroundings, out *backend.
 	if !out.ImageDirectIO {
 		add(condition(volume.Degraded, DirectIOOff, "the loop device of its image does no direct I/O: everything is cached twice; move it to a filesystem with direct I/O"))
 	}
-	const statBlock = 512 // stat(2)
 	if missing := volume.Bytes(st.Size - st.Blocks*statBlock); missing > 0 {
 		add(condition(volume.Degraded, ImagePunched, "%s of its image %s have lost their place on the host's disk; restart the driver's pod, which allocates them again, and find what punches holes", missing, path))
 	}

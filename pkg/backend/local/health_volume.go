@@ -56,7 +56,6 @@ func (p *pool) examineImage(o object, w *surroundings, out *backend.VolumeStats)
 	if st.Size < int64(o.Size) {
 		add(condition(volume.Lost, ImageTooShort, "its image has %d bytes, its record says %d: something cut it; restore a snapshot", st.Size, o.Size))
 	}
-	const statBlock = 512 // stat(2)
 	out.Used = volume.Bytes(st.Blocks) * statBlock
 	out.InPlace = out.Used
 	if o.copied {

@@ -28,6 +28,9 @@ const (
 	imageTag     = "holdfast-pool"
 )
 
+// statBlock is the unit of st_blocks, in bytes (stat(2)).
+const statBlock = 512
+
 // mountImage makes the pool image if it must, attaches it, mounts it, and
 // returns the directory that then is the pool. known says that the pool is
 // registered: then nothing is made.
@@ -52,6 +55,10 @@ func (b *Backend) mountImage(ctx context.Context, pc PoolConfig, known bool) (st
 		return "", err
 	}
 	if err := b.growImage(img, pc); err != nil {
+		return "", err
+	}
+	// Once more, for now nothing beyond its end makes up for holes.
+	if err := b.keepAllocated(img); err != nil {
 		return "", err
 	}
 	dev, err := b.attachImage(ctx, img)
@@ -133,7 +140,6 @@ func (b *Backend) keepAllocated(img *os.File) error {
 	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
 		return fmt.Errorf("stat the pool image: %w", err)
 	}
-	const statBlock = 512
 	missing := volume.Bytes(st.Size - st.Blocks*statBlock)
 	if missing <= 0 {
 		return nil

@@ -222,6 +222,5 @@ func (p *pool) chargeOf(o object, toCopy bool) (volume.Bytes, error) {
 		return 0, fmt.Errorf("stat %s: %w", name, err)
 	}
 	length := max(o.Size, volume.Bytes(st.Size))
-	const statBlock = 512 // stat(2): st_blocks is in units of 512 bytes
 	return max(0, length-p.store.dataIn(volume.Bytes(st.Blocks)*statBlock)), nil
 }
