@@ -15,8 +15,9 @@ import (
 
 // Adopt registers pools that come from another node, or whose registration was
 // lost with the state directory: disks, directories, directories with a pool image.
-// It makes nothing and changes nothing on them. One that is registered just so is
-// success.
+// It mounts a disk and attaches and mounts a pool image, which gets back what holes
+// were punched into it, and takes that away again if there is no pool to adopt. It
+// makes no filesystem and no pool. One that is registered just so is success.
 //
 // It is ErrPrecondition if there is no pool, ErrExists if another pool has the name
 // or the directory, ErrUnavailable if the pool is a copy, or if somebody uses it.
@@ -74,12 +75,15 @@ func (b *Backend) show(ctx context.Context, pc PoolConfig) (r registration, undo
 		return r, undo, fmt.Errorf("look for a pool image: %w", err)
 	}
 	r.Image = true
-	_, before := filesystemAt(r.root())
+	before, err := isMountpoint(r.root())
+	if err != nil {
+		return r, undo, err
+	}
 	pc.Size = volume.Bytes(st.Size())
 	if _, err := b.mountImage(ctx, pc, true); err != nil {
 		return r, undo, err
 	}
-	if before != nil {
+	if !before {
 		undo = func() error { return unmountDisk(ctx, r.root()) }
 	}
 	return r, undo, nil

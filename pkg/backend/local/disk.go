@@ -68,6 +68,22 @@ func filesystemAt(dir string) (string, error) {
 	return uuid, nil
 }
 
+// isMountpoint says whether something is mounted at a directory, which need not be
+// there.
+func isMountpoint(dir string) (bool, error) {
+	root, err := mount.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	path, err := root.Resolve(dir)
+	if err != nil {
+		return false, err
+	}
+	mounts, err := mount.List()
+	return len(mount.At(mounts, path)) > 0, err
+}
+
 // checkMountpoint refuses to mount over anything.
 func checkMountpoint(dir string) error {
 	root, err := mount.OpenRoot(filepath.Dir(dir))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -16,7 +17,8 @@ const diskLabel = "holdfast"
 
 // initDisk makes a filesystem on a blank disk, mounts it and makes its root a pool.
 // A crash leaves a disk that the same call goes on with: without a filesystem, or
-// with ours and no marker.
+// with ours and no marker. One that is left in the middle of mkfs is refused, for
+// nothing tells it from somebody else's: a person wipes it.
 func (b *Backend) initDisk(ctx context.Context, pc PoolConfig) error {
 	d, err := disk.Find(pc.Device)
 	if err != nil {
@@ -35,6 +37,9 @@ func (b *Backend) initDisk(ctx context.Context, pc PoolConfig) error {
 	defer unlock()
 	if found, ok, err := d.Filesystem(); err == nil && ok && found.Label == diskLabel {
 		if uuid, err := filesystemAt(pc.Dir); err == nil && uuid == found.UUID {
+			if err := checkWanted(d, found, pc); err != nil {
+				return err
+			}
 			return b.makeDiskPool(pc, d) // an earlier call got as far as this
 		}
 	}
@@ -88,7 +93,8 @@ func (b *Backend) ensureFilesystem(ctx context.Context, d disk.Device, pc PoolCo
 	}
 	defer f.Close()
 	if found, ok, err := disk.ReadFilesystem(f); err == nil && ok && found.Label == diskLabel {
-		return found, nil // what is in it decides: see makeDiskPool
+		// What is in it decides: see makeDiskPool.
+		return found, errors.Join(checkWanted(d, found, pc), checkFinished(d, found, f))
 	}
 	if d.Size < minPoolSize {
 		return disk.Filesystem{}, fmt.Errorf("%w: %s has %s; a pool needs %s at least", volume.ErrInvalid, d.Path, d.Size, minPoolSize)
@@ -129,4 +135,30 @@ func (b *Backend) makeDiskPool(pc PoolConfig, d disk.Device) error {
 		err = fmt.Errorf("%w: %s has pool %s on it already; to use it on this node: driver pool adopt %s=%s", volume.ErrPrecondition, d.Path, m.PoolID, pc.Name, pc.Device)
 	}
 	return errors.Join(err, p.close())
+}
+
+// checkWanted refuses to go on with a filesystem of another type than is asked for.
+func checkWanted(d disk.Device, found disk.Filesystem, pc PoolConfig) error {
+	if pc.Filesystem == "" || pc.Filesystem == found.Type {
+		return nil
+	}
+	return fmt.Errorf("%w: an earlier call made %s on %s, and --pool-filesystem says %s; leave that out, or if nobody needs what is on it, remove it by hand (wipefs --all --backup %s) and try again",
+		volume.ErrPrecondition, found.Type, d.Path, pc.Filesystem, d.Path)
+}
+
+// checkFinished refuses an XFS whose mkfs was interrupted; such a btrfs has another
+// magic number, and is not taken for one.
+func checkFinished(d disk.Device, found disk.Filesystem, dev io.ReaderAt) error {
+	if found.Type != FilesystemXFS {
+		return nil
+	}
+	const inProgressAt = 126 // sb_inprogress in struct xfs_dsb (fs/xfs/libxfs/xfs_format.h)
+	var inProgress [1]byte
+	if _, err := dev.ReadAt(inProgress[:], inProgressAt); err != nil {
+		return fmt.Errorf("read the superblock on %s: %w", d.Path, err)
+	}
+	if inProgress[0] == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: the mkfs of the xfs on %s was interrupted; if nobody needs what is on it, remove it by hand (wipefs --all --backup %s) and try again", volume.ErrPrecondition, d.Path, d.Path)
 }
