@@ -81,3 +81,13 @@ func TestARefusedAdoptionLeavesNothingMounted(t *testing.T) {
 		t.Errorf("it is mounted: %t, %v", is, err)
 	}
 }
+
+// Whether a pool is here is seen without a look at what is in it.
+func TestAPoolIsHereWhateverIsInIt(t *testing.T) {
+	b := newBench(t, 600*volume.MiB, nil, "default")
+	regs, err := registrations(b.state)
+	b.must(err)
+	b.must(os.Rename(b.inPool(volumesDir), b.inPool("away")))
+	b.must(isHere(regs[0]))
+	b.must(os.Rename(b.inPool("away"), b.inPool(volumesDir)))
+}

@@ -117,7 +117,11 @@ func Inspect(ctx context.Context, what Inspection) ([]PoolStatus, error) {
 
 // isHere says why a registered pool is not there; nil if it is.
 func isHere(r registration) error {
-	return (&Backend{}).inspect(context.Background(), r, false, &PoolStatus{})
+	p, err := (&Backend{}).openRegistered(r)
+	if err != nil {
+		return err
+	}
+	return p.close()
 }
 
 func (b *Backend) inspect(ctx context.Context, r registration, extents bool, st *PoolStatus) error {
