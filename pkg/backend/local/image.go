@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/btrfs"
+	"github.com/holdfast-csi/holdfast/pkg/disk"
 	"github.com/holdfast-csi/holdfast/pkg/durable"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
@@ -216,7 +217,10 @@ func mountPool(ctx context.Context, base, dir string, dev *loop.Device) error {
 		}
 		return fmt.Errorf("%w: %s is a mount of %s, not of the pool image on %s; unmount it", volume.ErrUnavailable, path, top.Source, dev.Path())
 	}
-	fsType, err := filesystemOn(dev.File())
+	found, ok, err := disk.ReadFilesystem(dev.File())
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: it has neither a btrfs nor an XFS; nothing was made on it: restore it, or remove the image and its registration if it was never a pool", volume.ErrDataLoss)
+	}
 	if err != nil {
 		return fmt.Errorf("the pool image on %s: %w", dev.Path(), err)
 	}
@@ -226,7 +230,7 @@ func mountPool(ctx context.Context, base, dir string, dev *loop.Device) error {
 	}
 	defer target.Close()
 	tree, err := mount.New(ctx, mount.Config{ // never nouuid: it is what keeps a copy of the image out
-		FSType: fsType, Source: fmt.Sprintf("/dev/loop%d", info.Index),
+		FSType: found.Type, Source: fmt.Sprintf("/dev/loop%d", info.Index),
 		Options: []mount.Option{{Key: "nodiscard"}}, Attr: mount.AttrNoAtime,
 	})
 	if err != nil {

@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -61,24 +60,4 @@ func makeFilesystem(ctx context.Context, runner command.Runner, fsType, path str
 		return fmt.Errorf("make the pool's %s: %w", fsType, err)
 	}
 	return nil
-}
-
-// filesystemOn tells the filesystem of a pool from its magic number.
-func filesystemOn(dev io.ReaderAt) (string, error) {
-	for _, f := range []struct {
-		name, magic string
-		at          int64
-	}{
-		{FilesystemBtrfs, "_BHRfS_M", 64<<10 + 64}, // struct btrfs_super_block
-		{FilesystemXFS, "XFSB", 0},                 // struct xfs_dsb
-	} {
-		buf := make([]byte, len(f.magic))
-		if _, err := dev.ReadAt(buf, f.at); err != nil {
-			return "", fmt.Errorf("read the superblock: %w", err)
-		}
-		if string(buf) == f.magic {
-			return f.name, nil
-		}
-	}
-	return "", fmt.Errorf("%w: it has neither a btrfs nor an XFS; nothing was made on it: restore it, or remove the image and its registration if it was never a pool", volume.ErrDataLoss)
 }
