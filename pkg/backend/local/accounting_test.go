@@ -113,3 +113,14 @@ func TestAccountingAgreesWithCountingBytes(t *testing.T) {
 		}
 	}
 }
+
+// heldOnlyBy is what is held by some of those owners that in says yes to, and by
+// nobody else: what would be free without all of them.
+func (a *accounting) heldOnlyBy(in func(owner int) bool) (bytes int64) {
+	for _, s := range a.bySet() {
+		if !slices.ContainsFunc(s.owners, func(o int) bool { return !in(o) }) {
+			bytes += s.bytes
+		}
+	}
+	return bytes
+}
