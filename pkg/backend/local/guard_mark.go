@@ -18,11 +18,14 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// A guard mark is a file that says that the guard may have frozen a volume: it is
-// there before the freeze and goes after the thaw, when the pool is not nearly full
-// any more. Who thaws is the guard of whichever driver has the pool, after it has
-// measured; nobody else. To thaw on a full pool loses data, so neither a driver that
-// starts nor the watchdog thaws a volume with a mark, whatever freeze intent it has.
+// A guard mark is a file that says that the guard may freeze a volume at any
+// instant: it is there before the freeze and goes after the thaw, when the pool is
+// not nearly full any more. Its file mode says that the guard has frozen it
+// (markFrozen), from just before the freeze until just after the thaw. Who thaws then
+// is the guard of whichever driver has the pool, after it has measured; nobody else.
+// To thaw on a full pool loses data, so neither a driver that starts nor the watchdog
+// thaws such a volume, whatever freeze intent it has. A volume that is only marked
+// they do thaw: who froze it was a snapshot.
 //
 // The mark is not synced: a freeze does not outlive its kernel, and until that ends
 // the file is there for everybody, whoever dies. Writing it must not wait for a disk
@@ -32,6 +35,13 @@ import (
 type marks struct {
 	state *os.Root
 }
+
+// The mode of a mark. Changing it needs no space and cannot be half done. Both let
+// the owner write.
+const (
+	markNear   fs.FileMode = 0o600
+	markFrozen fs.FileMode = 0o640
+)
 
 func markFile(id volume.ID) string { return path.Join(stateDirGuard, string(id)+".json") }
 
@@ -44,7 +54,7 @@ func (m marks) write(id volume.ID, fsType volume.FSType) error {
 	if err != nil {
 		return fmt.Errorf("encode guard mark: %w", err)
 	}
-	f, err := m.state.OpenFile(markFile(id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := m.state.OpenFile(markFile(id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, markNear)
 	if err != nil {
 		return fmt.Errorf("write down that %s may be frozen: %w", id, err)
 	}
@@ -53,6 +63,30 @@ func (m marks) write(id volume.ID, fsType volume.FSType) error {
 		return fmt.Errorf("write down that %s may be frozen: %w", id, err)
 	}
 	return nil
+}
+
+// say says in the mark of a volume whether the guard has frozen it.
+func (m marks) say(id volume.ID, mode fs.FileMode) error {
+	if err := m.state.Chmod(markFile(id), mode); err != nil {
+		return fmt.Errorf("write down whether %s is frozen: %w", id, err)
+	}
+	return nil
+}
+
+// frozen says whether the guard of a driver has frozen a volume since this boot and
+// not thawed it, or is just about to freeze it.
+func (m marks) frozen(id volume.ID) (bool, error) {
+	st, err := m.state.Lstat(markFile(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the guard mark of %s: %w", id, err)
+	}
+	if st.Mode().Perm() != markFrozen {
+		return false, nil
+	}
+	return m.has(id)
 }
 
 func (m marks) remove(id volume.ID) error {
@@ -159,12 +193,13 @@ func (g *guard) adoptWard(ctx context.Context, w *ward) error {
 	if !errors.Is(err, volume.ErrBusy) {
 		return err
 	}
+	err = g.pool.backend.marks.say(w.id, markFrozen)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.frozen {
 		g.frozen, g.adopted, g.since = true, true, time.Now()
 	}
-	return nil
+	return err
 }
 
 // isHeld says whether a filesystem of the device is mounted anywhere, or frozen and

@@ -217,8 +217,8 @@ func (in intents) thawLeft(ctx context.Context, id volume.ID) (frozen bool, err 
 	if err != nil || !ours {
 		return false, err
 	}
-	// What the guard may have frozen only the guard thaws: see guard_mark.go.
-	if guarded, err := marks(in).has(id); err != nil {
+	// What the guard has frozen only the guard thaws: see guard_mark.go.
+	if guarded, err := marks(in).frozen(id); err != nil {
 		return false, err
 	} else if guarded {
 		return false, in.remove(id)

@@ -169,6 +169,13 @@ func (g *guard) freeze(w *ward) error {
 	if err := g.pool.backend.cfg.Fault.At("guard/freeze"); err != nil {
 		return err
 	}
+	m := g.pool.backend.marks
+	var unsaid error
+	if !w.frozen {
+		// Before it is frozen: nobody else may thaw it from that instant. If it cannot
+		// be said, to freeze is safer all the same.
+		unsaid = m.say(w.id, markFrozen)
+	}
 	err := filesystem.Freeze(w.root)
 	switch {
 	case err == nil:
@@ -181,11 +188,14 @@ func (g *guard) freeze(w *ward) error {
 	case errors.Is(err, volume.ErrBusy):
 		// By a snapshot that is being taken: nobody writes meanwhile, and when it is
 		// thawed it is frozen at the next look.
-		return nil
+		return m.say(w.id, markNear)
 	default:
-		return fmt.Errorf("freeze %s: %w", w.id, err)
+		return errors.Join(fmt.Errorf("freeze %s: %w", w.id, err), m.say(w.id, markNear))
 	}
 	w.checked = time.Now()
+	if unsaid != nil {
+		return unsaid
+	}
 	return g.pool.backend.cfg.Fault.At("guard/frozen")
 }
 
@@ -196,6 +206,9 @@ func (g *guard) thaw(w *ward) error {
 	w.frozen = false
 	if !w.since.IsZero() { // an earlier driver froze it, nobody knows when
 		g.pool.tally().guardFreezes.observe(time.Since(w.since))
+	}
+	if err := g.pool.backend.marks.say(w.id, markNear); err != nil {
+		return err
 	}
 	return g.pool.backend.cfg.Fault.At("guard/thawed")
 }

@@ -235,7 +235,7 @@ func (in intents) breakFreeze(ctx context.Context, id volume.ID, limit time.Dura
 	if err != nil || !current {
 		return age, false, err
 	}
-	if guarded, err := marks(in).has(id); err != nil || guarded {
+	if guarded, err := marks(in).frozen(id); err != nil || guarded {
 		return age, false, err
 	}
 	// A mark that cannot be made must not keep the writers waiting: the owner
