@@ -103,3 +103,26 @@ func TestAVolumeThatIsAttachedWhileItIsForgottenIsUnderGuard(t *testing.T) {
 		t.Errorf("one that was not attached again is not forgotten: %v", err)
 	}
 }
+
+// TestABoundThatIsNoneIsWrittenOnce: a thousand volumes need no work for nothing.
+func TestABoundThatIsNoneIsWrittenOnce(t *testing.T) {
+	now := time.Now()
+	old := now.Add(-2 * dirtyAgain)
+	for _, c := range []struct {
+		limit, want volume.Bytes
+		at          time.Time
+		done        bool
+	}{
+		{0, 0, time.Time{}, false}, // whoever had the index before may have left one
+		{0, 0, old, true},
+		{0, dirtyBound, now, false},
+		{dirtyBound, dirtyBound, now, true},
+		{dirtyBound, dirtyBound, old, false}, // the kernel's share follows the memory
+		{dirtyBound, 0, now, false},
+	} {
+		w := &ward{limit: c.limit, limitAt: c.at}
+		if got := w.done(plan{limit: c.want}, now); got != c.done {
+			t.Errorf("%+v: done %t", c, got)
+		}
+	}
+}

@@ -66,7 +66,10 @@ func (w *ward) done(p plan, now time.Time) bool {
 	case p.near != (w.root != nil):
 		return false
 	}
-	return w.limit == p.limit && now.Sub(w.limitAt) < dirtyAgain
+	if w.limit != p.limit || w.limitAt.IsZero() {
+		return false
+	}
+	return p.limit == 0 || now.Sub(w.limitAt) < dirtyAgain // no bound needs no care
 }
 
 // tend lets each ward be brought to what it should be. It waits for none.
