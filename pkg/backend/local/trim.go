@@ -52,7 +52,8 @@ func (s *slot) runTrim(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-asked:
-			if time.Since(last) < trimRest {
+			if soonest := last.Add(trimRest); time.Now().Before(soonest) {
+				next = earlier(next, soonest)
 				continue
 			}
 		case <-time.After(min(time.Until(next), retryInterval)): // the pool may come or go
@@ -67,6 +68,15 @@ func (s *slot) runTrim(ctx context.Context) {
 			s.backend.notice(CleanupFailed, "pool %s: give back what is deleted inside volumes: %v; will try again", p.name, err)
 		}
 	}
+}
+
+// earlier is when to do what was asked for too soon: not now, and not only when it
+// would be done anyway.
+func earlier(next, soonest time.Time) time.Time {
+	if soonest.Before(next) {
+		return soonest
+	}
+	return next
 }
 
 // askTrim asks for a round of trimming soon.

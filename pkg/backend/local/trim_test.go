@@ -153,3 +153,13 @@ func fillData(t *testing.T, p *pool) {
 		}
 	}
 }
+
+func TestATrimThatIsAskedForTooSoonIsDoneAsSoonAsItMay(t *testing.T) {
+	now := time.Now()
+	if got := earlier(now.Add(time.Hour), now.Add(trimRest)); !got.Equal(now.Add(trimRest)) {
+		t.Errorf("it is done after %s", got.Sub(now))
+	}
+	if got := earlier(now, now.Add(trimRest)); !got.Equal(now) {
+		t.Errorf("the next round is put off to %s", got.Sub(now))
+	}
+}
