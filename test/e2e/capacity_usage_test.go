@@ -31,7 +31,7 @@ func TestAPodWaitsForSpaceAndSaysSo(t *testing.T) {
 	// A claim that waits for nobody hears it from the driver.
 	s.claim(newClaim("refused", s.immediate(classExt4), "2Gi"))
 	event = s.awaitEvent("refused", "ProvisioningFailed",
-		`ResourceExhausted.*pool default has .* free, of which .* are promised to its volumes.*; delete volumes or snapshots, or enlarge the pool`)
+		`ResourceExhausted.*pool default has .* free, which is enough for promises of .*; delete volumes or snapshots, or enlarge the pool`)
 	s.step("a claim of 2 GiB without a pod: %s", event.Message)
 	s.must(s.kube.CoreV1().PersistentVolumeClaims(s.ns).Delete(s.ctx, "refused", metav1.DeleteOptions{}))
 
