@@ -38,7 +38,10 @@ type guard struct {
 	reserve volume.Bytes // the last one
 	blocks  volume.Bytes // what of it is for block volumes
 
+	over bool // more is owed than is covered, as judged last
+
 	// The rest is only used by watch.
+	overAt   time.Time    // when over was judged
 	speed    volume.Bytes // the fastest that the space was seen to shrink, a second
 	pace     volume.Bytes // between the last two samples, a second
 	sample   volume.Bytes // what was free at sampled
@@ -163,7 +166,8 @@ const speedSample = 100 * time.Millisecond
 // judge says how large the reserve is now, and decides. If that took long it says
 // how much space there is after it.
 func (g *guard) judge(ctx context.Context, sp space, now time.Time) (space, volume.Bytes, error) {
-	over := g.pool.overcommitted()
+	g.askOwed(ctx, now)
+	over := g.pool.overpromised()
 	if err := g.askNeeds(now, false); err != nil {
 		last, _ := g.lastReserve()
 		return sp, last, err
@@ -287,6 +291,60 @@ func (p *pool) appetite(frozen map[volume.ID]bool) (appetite, error) {
 // overcommitted says whether the pool may be promised more than once.
 func (p *pool) overcommitted() bool { return p.backend.cfg.Overcommit > 1 }
 
+// overpromised says whether the pool may owe more than it covers: it overcommits, or
+// did, and what was promised then still is.
+func (p *pool) overpromised() bool {
+	if p.overcommitted() {
+		return true
+	}
+	p.guard.mu.Lock()
+	defer p.guard.mu.Unlock()
+	return p.guard.over
+}
+
+// askOwed looks now and then whether a pool that overcommits nothing owes more than
+// it covers all the same.
+func (g *guard) askOwed(ctx context.Context, now time.Time) {
+	if g.pool.overcommitted() || now.Sub(g.overAt) < lookAgain {
+		return
+	}
+	g.overAt = now
+	over, err := g.pool.owesMore()
+	if over && err == nil {
+		// Charges are upper bounds, and what was freed counts only from now on.
+		if err = errors.Join(g.pool.store.commit(), g.pool.measureAll(ctx)); err == nil {
+			over, err = g.pool.owesMore()
+		}
+	}
+	if err != nil {
+		g.tell(err)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.over = over
+}
+
+// owesMore says whether the charges of all volumes are more than is covered. What is
+// only promised is not counted: it may be counted with its volume already.
+func (p *pool) owesMore() (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var owed volume.Bytes
+	for id, o := range p.objects {
+		if id.Kind() != volume.KindVolume {
+			continue
+		}
+		charge, err := p.chargeOf(*o, false)
+		if err != nil {
+			return false, err
+		}
+		owed += charge
+	}
+	sp, err := p.store.space()
+	return owed > sp.Cover, err
+}
+
 // isFrozen says whether the guard has stopped the pool's writers.
 func (g *guard) isFrozen() bool {
 	g.mu.Lock()
@@ -339,7 +397,7 @@ func (g *guard) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveWait)
 	defer cancel()
 	sp, err := g.pool.store.space()
-	if err != nil || !g.pool.overcommitted() || g.isFrozen() {
+	if err != nil || !g.pool.overpromised() || g.isFrozen() {
 		return
 	}
 	reserve := g.owes.reserve(g.speed, true)

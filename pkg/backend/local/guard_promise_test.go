@@ -74,3 +74,20 @@ func TestAPromiseThatHoldsAgainThaws(t *testing.T) {
 		giveBack()
 	})
 }
+
+// TestALoweredOvercommitDoesNotMakeThePoolPromiseLess: what was promised before is
+// guarded as before.
+func TestALoweredOvercommitDoesNotMakeThePoolPromiseLess(t *testing.T) {
+	g := newGuarded(t, FilesystemXFS, volume.GiB, 10, nil)
+	v := g.create(filesystemSpec("v", volume.Ext4, 4*volume.GiB))
+	g.stop()
+	g.cfg.Overcommit = 1
+	g.reopen()
+	g.start()
+	within(t, soon, "it is known", func() bool { return g.poolNamed("default").overpromised() })
+	if g.poolNamed("default").overcommitted() {
+		t.Error("it still overcommits")
+	}
+	g.remove(v.ID)
+	within(t, soon, "it is over", func() bool { return !g.poolNamed("default").overpromised() })
+}

@@ -160,7 +160,7 @@ func ioErrors(t *testing.T, since time.Time, device string) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "dmesg", "--since", since.Format(time.DateTime)).Output()
 	if err != nil {
-		t.Logf("the kernel's log cannot be read: %v", err)
+		t.Logf("NOT TESTED whether the kernel met I/O errors, for its log cannot be read: %v", err)
 		return nil
 	}
 	var found []string

@@ -22,7 +22,7 @@ func (g *guard) attached(o object, d *loop.Device) error {
 		return d.SetDirtyLimit(0)
 	}
 	var limit volume.Bytes
-	if g.pool.overcommitted() {
+	if g.pool.overpromised() {
 		limit = dirtyBound
 	}
 	if err := d.SetDirtyLimit(limit); err != nil {

@@ -75,10 +75,11 @@ func (w *ward) done(p plan, now time.Time) bool {
 // tend lets each ward be brought to what it should be. It waits for none.
 func (g *guard) tend(ctx context.Context, cover, reserve volume.Bytes, breathe bool) {
 	now := time.Now()
+	over := g.pool.overpromised()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var limit volume.Bytes
-	if g.pool.overcommitted() {
+	if over {
 		limit = dirtyLimit(cover, reserve, len(g.wards), g.pool.backend.memory)
 	}
 	for id, w := range g.wards {
