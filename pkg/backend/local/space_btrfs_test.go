@@ -60,7 +60,7 @@ func TestWhatIsCoveredCanBeAllocated(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer unix.Munmap(piece)
+		defer func() { _ = unix.Munmap(piece) }()
 		for ; size > 0; size -= volume.MiB {
 			if _, err := f.Write(piece[:min(size, volume.MiB)]); err != nil {
 				return err
