@@ -49,11 +49,15 @@ func TestWhatIsDeletedInsideAVolumeIsGivenBack(t *testing.T) {
 			dir := g.mountAt(v)
 			deleteInside(t, dir, size)
 			before := g.free()
-			if err := g.poolNamed("default").trimAll(t.Context()); err != nil {
-				t.Fatal(err)
-			}
 			var freed volume.Bytes
-			within(t, soon, "the space is free", func() bool { freed = g.free() - before; return freed > size*9/10 })
+			// XFS frees what was removed in the background: a trim may come too early for it.
+			within(t, soon, "the space is free", func() bool {
+				if err := g.poolNamed("default").trimAll(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				freed = g.free() - before
+				return freed > size*9/10
+			})
 			t.Logf("%s: %s were deleted, %s are free again", fsType, size, freed)
 			if err := workload.Verify(filepath.Join(dir, "stays"), 7, size); err != nil {
 				t.Error(err)
