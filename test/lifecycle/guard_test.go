@@ -30,6 +30,7 @@ func TestGuard(t *testing.T) {
 
 func killedWhilePoolIsFull(s *site, fsType volume.FSType) {
 	const spareSize = 300 * volume.MiB
+	s.restart("") // for a log of its own
 	spare := s.launch(orchestrator.Claim{Name: "spare-" + string(fsType), Size: 2 * spareSize, FSType: volume.Ext4})
 	s.must(workload.Write(spare.path("data"), 1, spareSize, true))
 	p := s.launch(orchestrator.Claim{Name: "full-" + string(fsType), Size: 6 * volume.GiB, FSType: fsType})
