@@ -41,7 +41,7 @@ func TestAClaimThatCannotBeSaysWhatToDo(t *testing.T) {
 		},
 		"space": {
 			claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.Resources = storage("1Ti") },
-			says:  `ResourceExhausted.*pool default has .* free, .*1 TiB more need .*; delete volumes or snapshots, or enlarge the pool`,
+			says:  `ResourceExhausted.*pool default has .* free, which is enough for promises of .*; delete volumes or snapshots, or enlarge the pool`,
 		},
 		"size": {
 			claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.Resources = storage("100Ti") },

@@ -40,7 +40,7 @@ func testThePromiseIsKeptForEver(t *testing.T, flag string) {
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_LEDGER_ROUNDS")); err == nil {
 		rounds = n
 	}
-	s := newSite(t, 1280*volume.MiB, flag)
+	s := newSite(t, 2*volume.GiB, flag)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rounds)*3*callLimit)
 	defer cancel()
 	s.ctx = ctx
