@@ -190,7 +190,9 @@ func (w *world) learn(op operation) []string {
 	w.must(op.setUp(w.t.Context(), s))
 	w.restart("")
 	w.must(op.call(w.t.Context(), s))
-	steps := w.driver.Steps()
+	steps := slices.DeleteFunc(w.driver.Steps(), func(step string) bool {
+		return strings.HasPrefix(step, "guard/") // of the background, at any time
+	})
 	w.must(op.check(w.t.Context(), s))
 	w.must(op.tearDown(w.t.Context(), s))
 	w.mustBeClean()
