@@ -4,8 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -128,7 +128,11 @@ func TestBenchmarks(t *testing.T) {
 	quick := os.Getenv("HOLDFAST_BENCH_QUICK") != ""
 	all := parts()
 	if only := os.Getenv("HOLDFAST_BENCH_ONLY"); only != "" {
-		all = slices.DeleteFunc(all, func(p part) bool { return !strings.Contains(p.title, only) })
+		wanted, err := regexp.Compile(only)
+		if err != nil {
+			t.Fatalf("HOLDFAST_BENCH_ONLY: %v", err)
+		}
+		all = slices.DeleteFunc(all, func(p part) bool { return !wanted.MatchString(p.title) })
 	}
 	begin := time.Now()
 	out := &page{path: path, quick: quick, begin: begin}

@@ -6,6 +6,6 @@
 // machine, which the page names, that a part which fails takes no other with it,
 // and it asserts no figure: a slow machine is no bug. It runs only when
 // HOLDFAST_BENCH names the file to write (make bench). HOLDFAST_BENCH_QUICK=1
-// measures little of everything, to see that it works; HOLDFAST_BENCH_ONLY runs
-// the parts whose title contains it.
+// measures little of everything, to see that it works; HOLDFAST_BENCH_ONLY, a regular expression, runs
+// the parts whose title matches.
 package bench
