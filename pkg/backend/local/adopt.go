@@ -157,7 +157,7 @@ func (p *pool) identify(r *registration) error {
 }
 
 func (b *Backend) isRegistered(r registration) bool {
-	all, _ := registrations(b.state)
+	all, _ := registrations(b.state) // one that cannot be read is not this one; checkFree refuses then
 	for _, have := range all {
 		if have == r {
 			return true
