@@ -95,7 +95,7 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 	@FUZZTIME=$(FUZZTIME) hack/fuzz.sh
 
 .PHONY: bench
-bench: bench-packages build ## measure the driver, some 25 minutes, and write BENCH_PAGE and its plots; BENCH_QUICK=1: a short try (root)
+bench: bench-packages build ## measure the driver, some 35 minutes, and write BENCH_PAGE and its plots; BENCH_QUICK=1: a short try (root)
 	@CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 HOLDFAST_BENCH=$(abspath $(BENCH_PAGE)) HOLDFAST_BENCH_QUICK=$(BENCH_QUICK) go test -count=1 -v -timeout 60m ./test/bench
 
 .PHONY: scale

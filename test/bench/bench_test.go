@@ -36,11 +36,11 @@ func parts() []part {
 	var out []part
 	// The longest part, so on the default alone.
 	out = append(out, onPools("A database while its volume grows and is snapshotted", database)[0])
-	out = append(out, onPools("Data path", dataPath)...)
 	out = append(out, onPools("Copies against extents", copiesAgainstExtents)...)
 	out = append(out, onPools("Copies against size", copiesAgainstSize)...)
 	out = append(out, onPools("Calls", calls)...)
 	out = append(out, onPools("Online growth", growth)...)
+	out = append(out, onPools("Data path", dataPath)...)
 	return out
 }
 

@@ -20,6 +20,9 @@ const (
 	// the median before may be missing in the worst window.
 	window = 10 * time.Second
 	dipAim = 0.05
+	// pacedShare is the part of its full speed that a server is given to do where it
+	// must keep up: busy, with something in hand as every server that is well.
+	pacedShare = 0.6
 )
 
 // databaseOptions make the load steady: all data fits into the buffer pool, and the
@@ -46,41 +49,74 @@ func database(r *run, pool string) {
 	r.t.Cleanup(db.Kill)
 	load := mariadb.Load{Tables: 4, Rows: orQuick(r, 100_000, 10_000), Threads: 4}
 	r.must(load.Prepare(r.ctx, db))
-
-	w := &watch{run: r, pool: pool}
-	w.load, err = load.Start(db, time.Hour)
-	r.must(err)
-	r.t.Cleanup(func() {
-		_ = w.load.Stop() // a part that ended in order has checked it
-	})
 	const pace = 250 * time.Millisecond
 	loader, err := db.StartLoader(r.ctx, pace)
 	r.must(err)
-	time.Sleep(orQuick(r, 35*time.Second, 10*time.Second)) // until the load is steady
 
-	w.begin = time.Now()
-	w.phase("before, nothing happens", orQuick(r, 50*time.Second, 12*time.Second), nil)
-	for _, size := range []volume.Bytes{2 * volume.GiB, 4 * volume.GiB} {
-		w.phase(fmt.Sprintf("after growth to %s", size), orQuick(r, 25*time.Second, 11*time.Second), func() error {
-			return d.Expand(r.ctx, id, "database", claim, size)
-		})
-	}
-	claim.Size = 4 * volume.GiB
-	var snap string
-	w.phase("after the snapshot", orQuick(r, 50*time.Second, 12*time.Second), func() error {
-		s, err := d.Snapshot(r.ctx, "database-snapshot", id)
-		snap = s.GetSnapshotId()
-		return err
-	})
-	r.must(w.load.Failed())
-	w.seconds = w.load.Seconds()
-	r.must(w.load.Stop())
+	r.tellDatabase(pool, load, fmt.Sprintf("%d rows of %d bytes every %s", mariadb.LoaderRows, mariadb.LoaderRowBytes, pace))
+	full := r.fullSpeed(db, load)
+	paced := load
+	paced.Rate = int(full * pacedShare)
+	w := &watch{run: r, pool: pool, name: "at a rate", plot: "database-rate-" + pool, driver: d, id: id, claim: &claim, rest: orQuick(r, 50*time.Second, 12*time.Second)}
+	w.Line("")
+	w.Line("**At a rate.** Transactions come at random times, %d in a second, %.0f %% of what the server took as fast as it could (%.0f): what is late", paced.Rate, 100*pacedShare, full)
+	w.Line("waits in a queue. A window misses some only if the database did not keep up in it.")
+	w.events(db, paced, 2*volume.GiB, 4*volume.GiB)
+	w = &watch{run: r, pool: pool, name: "at full speed", plot: "database-" + pool, driver: d, id: id, claim: &claim, rest: orQuick(r, 100*time.Second, 12*time.Second)}
+	w.Line("")
+	w.Line("**At full speed** sysbench goes as fast as the server answers, so whatever costs anything shows, and so does whatever else the machine does.")
+	w.Line("The first row has no event and is as long as all the others: how far its worst window is from its median is the machine's own noise.")
+	snap := w.events(db, load, 5*volume.GiB, 6*volume.GiB)
 	r.must(loader.Stop())
-	w.tell(load, fmt.Sprintf("%d rows of %d bytes every %s", mariadb.LoaderRows, mariadb.LoaderRowBytes, pace))
 	r.recover(d, claim, snap, load)
 	r.must(db.Stop())
 	r.must(d.Client.Stop(r.ctx, id, "database", claim))
 	d.Stop()
+}
+
+// fullSpeed is how many transactions a second the server takes, once the load is
+// steady.
+func (r *run) fullSpeed(db *mariadb.Server, load mariadb.Load) float64 {
+	r.t.Helper()
+	running, err := load.Start(db, partLimit)
+	r.must(err)
+	r.t.Cleanup(func() { _ = running.Stop() })
+	time.Sleep(orQuick(r, 60*time.Second, 10*time.Second))
+	seconds := running.Seconds()
+	r.must(running.Stop())
+	return mean(seconds[len(seconds)/2:])
+}
+
+// events lets the volume grow twice and be snapshotted under a load, and tells what
+// became of it. It returns the snapshot.
+func (w *watch) events(db *mariadb.Server, load mariadb.Load, sizes ...volume.Bytes) (snapshot string) {
+	w.t.Helper()
+	running, err := load.Start(db, partLimit)
+	w.must(err)
+	w.load = running
+	w.t.Cleanup(func() {
+		_ = running.Stop() // a part that ended in order has checked it
+	})
+	time.Sleep(orQuick(w.run, 10*time.Second, 5*time.Second))
+	w.begin = time.Now()
+	w.phase("nothing happens", w.rest, nil)
+	for _, size := range sizes {
+		w.phase(fmt.Sprintf("after growth to %s", size), orQuick(w.run, 25*time.Second, 11*time.Second), func() error {
+			err := w.driver.Expand(w.ctx, w.id, "database", *w.claim, size)
+			w.claim.Size = size
+			return err
+		})
+	}
+	w.phase("after the snapshot", orQuick(w.run, 50*time.Second, 12*time.Second), func() error {
+		s, err := w.driver.Snapshot(w.ctx, "snapshot-of-"+w.plot, w.id)
+		snapshot = s.GetSnapshotId()
+		return err
+	})
+	w.must(running.Failed())
+	w.seconds = running.Seconds()
+	w.must(running.Stop())
+	w.tell()
+	return snapshot
 }
 
 // recover restores the snapshot of a running database and checks all its tables.
@@ -127,6 +163,12 @@ func (r *run) recover(d *harness.Driver, claim orchestrator.Claim, snap string, 
 type watch struct {
 	*run
 	pool    string
+	name    string // of the kind of load
+	plot    string // its file, without the ending
+	driver  *harness.Driver
+	id      string // of the volume, which claim is for
+	claim   *orchestrator.Claim
+	rest    time.Duration // how long nothing happens first
 	load    *mariadb.Run
 	begin   time.Time
 	phases  []phase

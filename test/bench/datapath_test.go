@@ -23,7 +23,7 @@ type series struct{ outcomes []outcome }
 // dataPath measures volumes against plain files on the same pool, before and after
 // snapshots.
 func dataPath(r *run, pool string) {
-	box, d := r.box(pool, orQuick(r, 20*volume.GiB, 8*volume.GiB))
+	box, d := r.box(pool, orQuick(r, 24*volume.GiB, 8*volume.GiB))
 	size := orQuick(r, volume.GiB, 128*volume.MiB)
 	p := &pathBench{
 		run: r, pool: pool, dir: poolDir(box), rounds: orQuick(r, 3, 2), measured: map[string]*series{},

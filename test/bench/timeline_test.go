@@ -9,22 +9,25 @@ import (
 	"github.com/holdfast-csi/holdfast/test/plot"
 )
 
+// tellDatabase says what is measured.
+func (r *run) tellDatabase(pool string, load mariadb.Load, bulk string) {
+	r.Line("")
+	r.Line("MariaDB on an xfs volume of 1 GiB on a %s pool, commits durable; sysbench oltp_read_write with %d threads on %d tables of %d rows,", pool, load.Threads, load.Tables, load.Rows)
+	r.Line("and beside it a loader that inserts %s in a transaction of their own. The volume grows twice online, then it is snapshotted;", bulk)
+	r.Line("first under a load that comes at a rate, then under one that goes as fast as it can. Transactions per second in windows of 10 s, a new one")
+	r.Line("each second, those that an event falls into counted as after it, and compared with the median of the windows in which nothing happens.")
+}
+
 // tell writes what became of the throughput.
-func (w *watch) tell(load mariadb.Load, bulk string) {
+func (w *watch) tell() {
 	before := spreadOf(windows(w.within(w.phases[0].from, w.phases[0].to)))
-	w.Line("")
-	w.Line("MariaDB on an xfs volume of 1 GiB on a %s pool, commits durable; sysbench oltp_read_write with %d threads on %d tables of %d rows,", w.pool, load.Threads, load.Tables, load.Rows)
-	w.Line("and beside it a loader that inserts %s in a transaction of their own. The volume grows to 2 and to 4 GiB online,", bulk)
-	w.Line("then it is snapshotted. Transactions per second in windows of 10 s, a new one each second, those that an event falls into counted as after it;")
-	w.Line("sysbench goes as fast as it can, so whatever costs anything shows. The median of the windows before the first event is %.0f. The", before.middle)
-	w.Line("first row has no event: how far its worst window is from its median is the machine's own noise.")
 	w.table(before.middle)
 	w.afterSnapshot(before.middle)
-	w.plot(before.middle)
+	w.plotTimeline(before.middle)
 }
 
 func (w *watch) table(base float64) {
-	w.Table("", "calls took", "windows, median", "worst window", "of the median before", "worst second", "latency p95, median of the seconds")
+	w.Table("", "calls took", "windows, median", "worst window", "of the median at rest", "worst second", "latency p95, median of the seconds")
 	for i, p := range w.phases {
 		seconds := w.within(p.from, p.to)
 		s := spreadOf(windows(seconds))
@@ -43,7 +46,7 @@ func (w *watch) table(base float64) {
 		w.Row(p.name, took, fmt.Sprintf("%.0f", s.middle), fmt.Sprintf("%.0f", s.low), percent(s.low/base),
 			fmt.Sprintf("%.0f", spreadOf(each).low), fmt.Sprintf("%.1f", spreadOf(latency).middle))
 		if i > 0 {
-			w.Aim("database on "+w.pool+", worst 10 s "+p.name, fmt.Sprintf("dip of at most %.0f %%", 100*dipAim), "dip of "+percent(1-s.low/base), s.low >= base*(1-dipAim))
+			w.Aim("database on "+w.pool+" "+w.name+", worst 10 s "+p.name, fmt.Sprintf("dip of at most %.0f %%", 100*dipAim), "dip of "+percent(1-s.low/base), s.low >= base*(1-dipAim))
 		}
 	}
 }
@@ -57,12 +60,12 @@ func (w *watch) afterSnapshot(base float64) {
 	}
 	w.Line("")
 	w.Line("After the snapshot the first overwrite of each block is a copy. The windows of 10 s that follow it, one after the other, had")
-	w.Line("%s of the median before.", strings.Join(parts, ", "))
+	w.Line("%s of the median at rest.", strings.Join(parts, ", "))
 }
 
 func percent(part float64) string { return fmt.Sprintf("%.1f %%", 100*part) }
 
-func (w *watch) plot(base float64) {
+func (w *watch) plotTimeline(base float64) {
 	second := func(t time.Time) float64 { return t.Sub(w.begin).Seconds() }
 	each, sum := plot.Line{Name: "each second", Faint: true}, plot.Line{Name: "last 10 s"}
 	all := w.within(w.begin, w.phases[len(w.phases)-1].to)
@@ -74,13 +77,13 @@ func (w *watch) plot(base float64) {
 		sum.Points = append(sum.Points, plot.Point{X: second(all[i+n-1].At), Y: mean})
 	}
 	chart := plot.Chart{
-		Title: "MariaDB under sysbench, xfs volume, pool on " + w.pool,
+		Title: "MariaDB under sysbench " + w.name + ", xfs volume, pool on " + w.pool,
 		X:     plot.Axis{Label: "seconds", To: second(w.phases[len(w.phases)-1].to)}, Y: plot.Axis{Label: "transactions per second"},
 		Lines:  []plot.Line{each, sum},
-		Levels: []plot.Level{{Name: fmt.Sprintf("%.0f %% below the median before", 100*dipAim), Y: base * (1 - dipAim)}},
+		Levels: []plot.Level{{Name: fmt.Sprintf("%.0f %% below the median at rest", 100*dipAim), Y: base * (1 - dipAim)}},
 	}
 	for _, p := range w.phases[1:] {
 		chart.Marks = append(chart.Marks, plot.Mark{Name: strings.TrimPrefix(strings.TrimPrefix(p.name, "after "), "the "), X: second(p.from)})
 	}
-	w.draw("database-"+w.pool, "Transactions per second of MariaDB over time, with marks at two growths of its volume and a snapshot", chart)
+	w.draw(w.plot, "Transactions per second of MariaDB "+w.name+" over time, with marks at two growths of its volume and a snapshot", chart)
 }

@@ -77,11 +77,17 @@ func disk() string {
 	return fmt.Sprintf("%s, %s, with %s", name, kind, fsType)
 }
 
-// revision is the commit of the tree.
+// revision is the commit of the tree, and whether more than the pages of figures
+// differs from it: they are what a measurement writes.
 func revision() string {
-	out, err := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
+	commit, err := exec.Command("git", "describe", "--tags", "--always").Output()
 	if err != nil {
 		return "unknown"
 	}
-	return strings.TrimSpace(string(out))
+	name := strings.TrimSpace(string(commit))
+	changed, err := exec.Command("git", "status", "--porcelain", "--", ":/", ":(top,exclude)docs/reference").Output()
+	if err != nil || len(changed) > 0 {
+		name += "-dirty"
+	}
+	return name
 }

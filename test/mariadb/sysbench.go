@@ -16,6 +16,7 @@ import (
 type Load struct {
 	Tables, Rows int // rows of each table
 	Threads      int
+	Rate         int // transactions that come in a second, at random times; 0: as many as the server takes
 }
 
 func (l Load) command(ctx context.Context, s *Server, what string, more ...string) *exec.Cmd {
@@ -54,7 +55,7 @@ type Run struct {
 // Start starts the load; it ends by itself after limit.
 func (l Load) Start(s *Server, limit time.Duration) (*Run, error) {
 	r := &Run{done: make(chan struct{}), said: &output{}}
-	r.cmd = l.command(context.Background(), s, "run", "--report-interval=1", fmt.Sprintf("--time=%d", int(limit.Seconds())))
+	r.cmd = l.command(context.Background(), s, "run", "--report-interval=1", fmt.Sprintf("--time=%d", int(limit.Seconds())), fmt.Sprintf("--rate=%d", l.Rate))
 	r.cmd.Stderr = r.said
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	pipe, err := r.cmd.StdoutPipe()
