@@ -36,8 +36,8 @@ func database(r *run, pool string) {
 	if missing := mariadb.Missing(); len(missing) > 0 {
 		r.must(fmt.Errorf("not installed: %s", strings.Join(missing, ", ")))
 	}
-	_, d := r.box(pool, 16*volume.GiB)
-	claim := orchestrator.Claim{Name: "database", Size: volume.GiB, FSType: volume.XFS}
+	_, d := r.box(pool, orQuick(r, 24*volume.GiB, 16*volume.GiB))
+	claim := orchestrator.Claim{Name: "database", Size: 2 * volume.GiB, FSType: volume.XFS}
 	v, err := d.Create(r.ctx, claim)
 	r.must(err)
 	id := v.GetVolumeId()
@@ -61,12 +61,12 @@ func database(r *run, pool string) {
 	w.Line("")
 	w.Line("**At a rate.** Transactions come at random times, %d in a second, %.0f %% of what the server took as fast as it could (%.0f): what is late", paced.Rate, 100*pacedShare, full)
 	w.Line("waits in a queue. A window misses some only if the database did not keep up in it.")
-	w.events(db, paced, 2*volume.GiB, 4*volume.GiB)
+	w.events(db, paced, loader, 3*volume.GiB, 4*volume.GiB)
 	w = &watch{run: r, pool: pool, name: "at full speed", plot: "database-" + pool, driver: d, id: id, claim: &claim, rest: orQuick(r, 100*time.Second, 12*time.Second)}
 	w.Line("")
 	w.Line("**At full speed** sysbench goes as fast as the server answers, so whatever costs anything shows, and so does whatever else the machine does.")
 	w.Line("The first row has no event and is as long as all the others: how far its worst window is from its median is the machine's own noise.")
-	snap := w.events(db, load, 5*volume.GiB, 6*volume.GiB)
+	snap := w.events(db, load, loader, 5*volume.GiB, 6*volume.GiB)
 	r.must(loader.Stop())
 	r.recover(d, claim, snap, load)
 	r.must(db.Stop())
@@ -89,7 +89,7 @@ func (r *run) fullSpeed(db *mariadb.Server, load mariadb.Load) float64 {
 
 // events lets the volume grow twice and be snapshotted under a load, and tells what
 // became of it. It returns the snapshot.
-func (w *watch) events(db *mariadb.Server, load mariadb.Load, sizes ...volume.Bytes) (snapshot string) {
+func (w *watch) events(db *mariadb.Server, load mariadb.Load, loader *mariadb.Loader, sizes ...volume.Bytes) (snapshot string) {
 	w.t.Helper()
 	running, err := load.Start(db, partLimit)
 	w.must(err)
@@ -112,7 +112,7 @@ func (w *watch) events(db *mariadb.Server, load mariadb.Load, sizes ...volume.By
 		snapshot = s.GetSnapshotId()
 		return err
 	})
-	w.must(running.Failed())
+	w.must(errors.Join(running.Failed(), loader.Failed()))
 	w.seconds = running.Seconds()
 	w.must(running.Stop())
 	w.tell()

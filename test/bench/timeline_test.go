@@ -12,7 +12,7 @@ import (
 // tellDatabase says what is measured.
 func (r *run) tellDatabase(pool string, load mariadb.Load, bulk string) {
 	r.Line("")
-	r.Line("MariaDB on an xfs volume of 1 GiB on a %s pool, commits durable; sysbench oltp_read_write with %d threads on %d tables of %d rows,", pool, load.Threads, load.Tables, load.Rows)
+	r.Line("MariaDB on an xfs volume of 2 GiB on a %s pool, commits durable; sysbench oltp_read_write with %d threads on %d tables of %d rows,", pool, load.Threads, load.Tables, load.Rows)
 	r.Line("and beside it a loader that inserts %s in a transaction of their own. The volume grows twice online, then it is snapshotted;", bulk)
 	r.Line("first under a load that comes at a rate, then under one that goes as fast as it can. Transactions per second in windows of 10 s, a new one")
 	r.Line("each second, those that an event falls into counted as after it, and compared with the median of the windows in which nothing happens.")

@@ -2,6 +2,7 @@ package mariadb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -58,8 +59,7 @@ func (s *Server) StartLoader(ctx context.Context, pace time.Duration) (*Loader, 
 		defer tick.Stop()
 		for {
 			if _, err := pipe.Write([]byte(statement)); err != nil {
-				l.fail(err)
-				break
+				break // the client has ended, and says why below
 			}
 			select {
 			case <-l.stop:
@@ -84,6 +84,22 @@ func (l *Loader) fail(err error) {
 	}
 }
 
+// Failed is why the load has ended, if it has ended by itself.
+func (l *Loader) Failed() error {
+	select {
+	case <-l.done:
+		return errors.Join(errors.New("the load in bulk ended"), l.failure())
+	default:
+		return nil
+	}
+}
+
+func (l *Loader) failure() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
 // Stop ends the load and returns its first error.
 func (l *Loader) Stop() error {
 	close(l.stop)
@@ -94,9 +110,7 @@ func (l *Loader) Stop() error {
 		_ = l.cmd.Process.Kill() // it may have ended since
 		<-l.done
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.err
+	return l.failure()
 }
 
 // Torn counts the rows of a Loader that are not what it wrote.
