@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),devel)
-BUILD := CGO_ENABLED=0 go build -trimpath
+BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 
 # Programs that the driver runs, and more that the tests do.
 RUN_PROGRAMS := mkfs.btrfs mkfs.xfs mkfs.ext4 e2fsck resize2fs
@@ -25,6 +25,10 @@ IMAGE ?= ghcr.io/holdfast-csi/holdfast:v0.1.0
 
 GOLANGCI_VERSION := v2.15.0
 LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+GOVULNCHECK_VERSION := v1.1.4
+GOVULNCHECK := bin/tools/govulncheck-$(GOVULNCHECK_VERSION)
+SYFT_VERSION := v1.38.0
+SYFT := bin/tools/syft-$(SYFT_VERSION)
 
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
@@ -39,6 +43,10 @@ help: ## print the targets
 .PHONY: demo
 demo: packages build ## the life of a volume on a throw-away pool, with times (root; installs what it needs)
 	@bin/driver demo
+
+.PHONY: demo-recording
+demo-recording: packages build ## run the demo and write what it says to docs/pictures, for the README (root)
+	@go run ./hack/record -cast docs/pictures/demo.cast -svg docs/pictures/demo.svg -title "make demo" bin/driver demo
 
 .PHONY: build
 build: ## bin/driver, a static binary
@@ -118,7 +126,28 @@ verify: $(LINTER) build ## formatting, vet, lint, documents against the code, go
 .PHONY: image
 image: build ## dist/holdfast-image.tar, a container image made without a container engine (root)
 	@hack/image-rootfs.sh bin/driver dist/rootfs
-	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) go run ./hack/archive -rootfs dist/rootfs -tag $(IMAGE) -out dist/holdfast-image.tar
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} go run ./hack/archive -rootfs dist/rootfs -tag $(IMAGE) -out dist/holdfast-image.tar
+
+.PHONY: reproducible
+reproducible: ## build driver and image twice, in different directories, and compare (root)
+	@hack/reproducible.sh
+
+.PHONY: sbom
+sbom: $(SYFT) image ## what is in the driver and in the image, as dist/*.spdx.json and dist/*.cdx.json (root)
+	@hack/sbom.sh $(SYFT) bin/driver dist/holdfast-image.tar dist
+
+.PHONY: vulncheck
+vulncheck: $(GOVULNCHECK) ## known holes in what the driver calls; GOVULNDB names another database
+	@hack/vulncheck.sh $(GOVULNCHECK) || [ $$? -eq 77 ]
+
+.PHONY: licenses
+licenses: ## the licences of everything in the driver; fails if one is not allowed
+	@go run ./hack/licenses
+
+.PHONY: supply-chain
+supply-chain: $(SYFT) $(GOVULNCHECK) ## all four, counted in the last line (root)
+	@hack/supply-chain.sh dist/supply-chain-summary hack/reproducible.sh "hack/sbom.sh $(SYFT) bin/driver dist/holdfast-image.tar dist" \
+	  "hack/vulncheck.sh $(GOVULNCHECK)" "go run ./hack/licenses"
 
 .PHONY: clean
 clean: ## remove what was built
@@ -143,3 +172,12 @@ $(LINTER):
 	@echo "building golangci-lint $(GOLANGCI_VERSION); the first time this takes some minutes"
 	@GOBIN=$(CURDIR)/bin/tools CGO_ENABLED=0 go install -trimpath github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv bin/tools/golangci-lint $@
+
+$(GOVULNCHECK):
+	@GOBIN=$(CURDIR)/bin/tools CGO_ENABLED=0 go install -trimpath golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@mv bin/tools/govulncheck $@
+
+$(SYFT):
+	@echo "building syft $(SYFT_VERSION); the first time this takes some minutes"
+	@GOBIN=$(CURDIR)/bin/tools CGO_ENABLED=0 go install -trimpath github.com/anchore/syft/cmd/syft@$(SYFT_VERSION)
+	@mv bin/tools/syft $@

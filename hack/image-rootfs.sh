@@ -8,6 +8,9 @@
 #
 # Nothing is installed on this machine. Packages are kept in dist/debs.
 set -euo pipefail
+# The same files make the same image, whoever makes it.
+export LC_ALL=C
+umask 022
 cd "$(dirname "$0")/.."
 driver=$(realpath "$1")
 root=$(realpath -m "$2")
@@ -115,6 +118,15 @@ sort -u "$work/owners" | while read -r deb; do
   cp -L "$work/all/usr/share/doc/$name/copyright" "$root/usr/share/doc/$name/copyright"
 done | sort >"$root/usr/share/doc/packages"
 mkdir -p "$root/usr/share/doc/holdfast"
-cp LICENSE "$root/usr/share/doc/holdfast/copyright"
+install -m 644 LICENSE "$root/usr/share/doc/holdfast/copyright"
+go run ./hack/licenses -notice "$root/usr/share/doc/holdfast/THIRD_PARTY" >/dev/null
+
+# The same where scanners look: a file for each package, as in other images that
+# have no dpkg in them, and the name of the distribution.
+mkdir -p "$root/var/lib/dpkg/status.d"
+sort -u "$work/owners" | while read -r deb; do
+  dpkg-deb --field "$debs/$deb" >"$root/var/lib/dpkg/status.d/$(dpkg-deb --field "$debs/$deb" Package)"
+done
+grep -E '^(ID|NAME|VERSION|VERSION_ID|VERSION_CODENAME|PRETTY_NAME)=' /etc/os-release >"$root/etc/os-release"
 
 echo "$(du -sm --apparent-size "$root" | cut -f1) MiB in $root: $(du -m --apparent-size "$root/driver" | cut -f1) MiB driver, $(wc -l <"$root/usr/share/doc/packages") Debian packages"
