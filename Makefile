@@ -35,6 +35,16 @@ BENCHTIME ?= 1s
 BENCH_PAGE ?= docs/reference/performance.md
 SCALE_PAGE ?= docs/reference/scale.md
 
+# Upstream's storage tests: which ones, and where the results go.
+FOCUS ?= External.Storage
+SKIP ?=
+FSTYPE ?= xfs
+PROCS ?= 4
+# true lets the disruptive ones log in to the node; they need openssh-server.
+NODE_SSH ?= false
+EXTERNAL_DIR ?= dist/external-$(FSTYPE)
+EXTERNAL_RUNS ?= dist/external-xfs
+
 .PHONY: help
 help: ## print the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s $$'\t' 2>/dev/null || \
@@ -89,6 +99,18 @@ sanity: test-packages bin/summary ## csi-sanity against the driver on real pools
 e2e: cluster-packages bin/summary ## tests on a real Kubernetes; on the cluster that runs, or on one of their own (root)
 	@mkdir -p dist
 	@hack/e2e.sh | bin/summary -out dist/e2e-summary
+
+.PHONY: e2e-external
+e2e-external: cluster-packages ## upstream's storage tests that match FOCUS and not SKIP, PROCS at a time, JUnit in EXTERNAL_DIR; built once, which takes minutes (root)
+	@hack/e2e-external.sh -focus '$(FOCUS)' -skip '$(SKIP)' -fstype $(FSTYPE) -procs $(PROCS) -ssh=$(NODE_SSH) -out $(EXTERNAL_DIR)
+
+.PHONY: e2e-external-short
+e2e-external-short: cluster-packages ## a selection of them, a few of each kind, some ten minutes (root)
+	@hack/e2e-external.sh -selection test/e2e/external/short.txt -procs $(PROCS) -out dist/external-short
+
+.PHONY: conformance
+conformance: ## write docs/reference/conformance.md from what the runs in EXTERNAL_RUNS left
+	@go run ./test/e2e/external page $(EXTERNAL_RUNS)
 
 .PHONY: figures
 figures: cluster-packages bin/summary ## measure a pod's start on a real Kubernetes and write docs/reference/start.md (root)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -23,6 +24,10 @@ type source struct {
 	// stamp is a variable that the linker sets to the version.
 	stamp    string
 	packages []string
+	// foreign are packages of other modules, which the module requires.
+	foreign []string
+	// tests are packages whose tests are built, each as its last element with .test.
+	tests []string
 }
 
 // programs are the sources of all that is not in Debian. The sidecars are of the
@@ -101,12 +106,19 @@ func (s source) build(ctx context.Context, dir string, log io.Writer) error {
 	if s.stamp != "" {
 		link += " -X " + s.stamp + "=" + s.version
 	}
-	args := []string{"build", "-mod=mod", "-buildvcs=false", "-trimpath", "-ldflags", link, "-o", dir + "/"}
+	flags := []string{"-mod=mod", "-buildvcs=false", "-trimpath", "-ldflags", link, "-o"}
+	args := append(append([]string{"build"}, flags...), dir+"/")
 	for _, p := range s.packages {
 		args = append(args, strings.TrimSuffix(s.module+"/"+p, "/"))
 	}
-	if _, err := goCommand(ctx, work, args...); err != nil {
+	if _, err := goCommand(ctx, work, append(args, s.foreign...)...); err != nil {
 		return fmt.Errorf("build %s: %w", s.module, err)
+	}
+	for _, t := range s.tests {
+		args := append(append([]string{"test", "-c", "-vet=off"}, flags...), filepath.Join(dir, path.Base(t)+".test"), s.module+"/"+t)
+		if _, err := goCommand(ctx, work, args...); err != nil {
+			return fmt.Errorf("build the tests of %s/%s: %w", s.module, t, err)
+		}
 	}
 	if s.name == "etcd" { // its main package is called server
 		if err := os.Rename(filepath.Join(dir, "server"), filepath.Join(dir, "etcd")); err != nil {
@@ -121,15 +133,11 @@ func (s source) writeModule(ctx context.Context, work string) error {
 	if err := os.WriteFile(filepath.Join(work, "go.mod"), empty, 0o644); err != nil {
 		return err
 	}
-	out, err := goCommand(ctx, work, "mod", "download", "-json", s.module+"@"+s.version)
+	got, err := s.download(ctx, work)
 	if err != nil {
 		return err
 	}
-	var got struct{ GoMod, Dir string }
-	if err := json.Unmarshal(out, &got); err != nil {
-		return err
-	}
-	out, err = goCommand(ctx, work, "mod", "edit", "-json", got.GoMod)
+	out, err := goCommand(ctx, work, "mod", "edit", "-json", got.GoMod)
 	if err != nil {
 		return err
 	}
@@ -145,6 +153,20 @@ func (s source) writeModule(ctx context.Context, work string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(work, "go.mod"), []byte(s.goMod(theirs)), 0o644)
+}
+
+// downloaded is where the go command keeps a module.
+type downloaded struct{ GoMod, Dir string }
+
+// download finds the module of s, and downloads it if it must; dir is any module.
+func (s source) download(ctx context.Context, dir string) (downloaded, error) {
+	out, err := goCommand(ctx, dir, "mod", "download", "-json", s.module+"@"+s.version)
+	if err != nil {
+		return downloaded{}, err
+	}
+	var got downloaded
+	err = json.Unmarshal(out, &got)
+	return got, err
 }
 
 // goCommand runs the go command and returns its standard output.

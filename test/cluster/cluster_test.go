@@ -57,6 +57,7 @@ func TestEveryImageOfTheManifestsCanBeMade(t *testing.T) {
 	if len(all) < 7 {
 		t.Fatalf("the manifests name %q only", all)
 	}
+	all = append(all, suiteImages()...)
 	for _, ref := range all {
 		if _, err := l.maker(ref); err != nil {
 			t.Error(err)
@@ -65,7 +66,7 @@ func TestEveryImageOfTheManifestsCanBeMade(t *testing.T) {
 }
 
 func TestUnknownImageIsRefused(t *testing.T) {
-	for _, ref := range []string{"example.org/other:1", sidecarName + "csi-provisioner:v0.0.1", sidecarName + "csi-attacher:v4.13.0"} {
+	for _, ref := range []string{"example.org/other:1", sidecarName + "csi-provisioner:v0.0.1", sidecarName + "csi-attacher:v4.13.0", suiteName + "perl:5.26"} {
 		if _, err := (layout{}).maker(ref); err == nil {
 			t.Errorf("%s can be made", ref)
 		}

@@ -42,6 +42,13 @@ func (l layout) maker(ref string) (imageMaker, error) {
 		return l.single("/csi-node-driver-registrar", func(ctx context.Context, out string) error {
 			return l.buildHere(ctx, out, "./test/registrar")
 		}), nil
+	case strings.HasPrefix(name, suiteName):
+		return l.suiteMaker(ref)
+	case ref == populatorImage:
+		// Upstream's is no module that can be downloaded.
+		return l.single("/hello-populator", func(ctx context.Context, out string) error {
+			return l.buildHere(ctx, out, "./test/populator")
+		}), nil
 	case strings.HasPrefix(name, sidecarName):
 		program := strings.TrimPrefix(name, sidecarName)
 		if !slices.ContainsFunc(programs(), func(s source) bool {
@@ -57,7 +64,7 @@ func (l layout) maker(ref string) (imageMaker, error) {
 // isOurs reports whether an image is made from this tree, so that it may change
 // while its name stays.
 func isOurs(ref string) bool {
-	return strings.HasPrefix(ref, driverName+":") || ref == workloadImage || strings.HasPrefix(ref, sidecarName+"csi-node-driver-registrar:")
+	return strings.HasPrefix(ref, driverName+":") || ref == workloadImage || strings.HasPrefix(ref, sidecarName+"csi-node-driver-registrar:") || ref == populatorImage
 }
 
 // single is an image of one static program, which runs as anybody.
