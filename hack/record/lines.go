@@ -22,10 +22,11 @@ func styles() map[string]string {
 	return map[string]string{"0": "", "": "", "1": "bold", "2": "dim", "31": "red", "32": "green"}
 }
 
-// lines are the lines of what was recorded.
+// lines are the lines of what was recorded, broken where a terminal of this width
+// breaks them.
 func (r *recording) lines() ([]line, error) {
 	var all []line
-	current, style := line{After: -1}, ""
+	current, style, column := line{After: -1}, "", 0
 	var text strings.Builder
 	flush := func() {
 		if text.Len() > 0 {
@@ -59,12 +60,17 @@ func (r *recording) lines() ([]line, error) {
 				if current.After < 0 {
 					current.After = ev.After
 				}
-				all, current = append(all, current), line{After: -1}
+				all, current, column = append(all, current), line{After: -1}, 0
 			default:
+				if column == r.Columns {
+					flush()
+					all, current, column = append(all, current), line{After: -1}, 0
+				}
 				if current.After < 0 {
 					current.After = ev.After
 				}
 				text.WriteRune(c)
+				column++
 			}
 		}
 	}

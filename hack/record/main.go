@@ -31,7 +31,7 @@ func run(ctx context.Context, args []string) error {
 	cast := flags.String("cast", "", "the asciicast to write")
 	picture := flags.String("svg", "", "the picture to write")
 	title := flags.String("title", "", "what both are called")
-	columns := flags.Int("columns", 120, "the width of the terminal, in characters")
+	columns := flags.Int("columns", 112, "the width of the terminal, in characters")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -76,6 +76,25 @@ func TestWhatAProgramWritesIsRecorded(t *testing.T) {
 	}
 }
 
+func TestLongLinesAreBrokenAsOnATerminal(t *testing.T) {
+	r := &recording{Columns: 4, Rows: 24}
+	if err := r.record(t.Context(), io.Discard, []string{"/bin/sh", "-c", "printf 'abcd\\n12345678\\033[1m9\\n'"}); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := r.lines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [][]span
+	for _, l := range lines {
+		got = append(got, l.Spans)
+	}
+	want := [][]span{{{"", "abcd"}}, {{"", "1234"}}, {{"", "5678"}}, {{"bold", "9"}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the lines differ (-want +got):\n%s", diff)
+	}
+}
+
 func TestAProgramThatFailsIsNotRecorded(t *testing.T) {
 	r := &recording{Columns: 80, Rows: 24}
 	if err := r.record(t.Context(), io.Discard, []string{"/bin/sh", "-c", "echo well; exit 3"}); err == nil {
