@@ -23,6 +23,9 @@ CLUSTER_PROGRAMS := $(TEST_PROGRAMS) containerd runc /usr/lib/cni/bridge busybox
 # The name that the manifests have.
 IMAGE ?= ghcr.io/holdfast-csi/holdfast:v0.1.0
 
+# The newest of 1.34 that can be had as a Go module; 1.36 is in test/cluster.
+OLD_KUBERNETES := v1.34.4
+
 GOLANGCI_VERSION := v2.15.0
 LINTER := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK_VERSION := v1.1.4
@@ -47,8 +50,8 @@ EXTERNAL_RUNS ?= dist/external-xfs
 
 .PHONY: help
 help: ## print the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s $$'\t' 2>/dev/null || \
-	  sed -nE 's/^([a-z-]+):.*## (.*)$$/  \1: \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)$$/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s $$'\t' 2>/dev/null || \
+	  sed -nE 's/^([a-z0-9.-]+):.*## (.*)$$/  \1: \2/p' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: packages build ## the life of a volume on a throw-away pool, with times (root; installs what it needs)
@@ -112,6 +115,11 @@ e2e-external-short: cluster-packages ## a selection of them, a few of each kind,
 conformance: ## write docs/reference/conformance.md from what the runs in EXTERNAL_RUNS left
 	@go run ./test/e2e/external page $(EXTERNAL_RUNS)
 
+.PHONY: e2e-1.34
+e2e-1.34: cluster-packages bin/summary ## the chart on the oldest Kubernetes that can be built, from install to uninstall; builds that first (root)
+	@mkdir -p dist
+	@HOLDFAST_KUBERNETES=$(OLD_KUBERNETES) E2E_ARGS='-run TestTheChartFromInstallToUninstall' hack/e2e.sh | bin/summary -out dist/e2e-1.34-summary
+
 .PHONY: figures
 figures: cluster-packages bin/summary ## measure a pod's start on a real Kubernetes and write docs/reference/start.md (root)
 	@HOLDFAST_E2E_FIGURES=$(CURDIR)/docs/reference/start.md E2E_ARGS='-v -run TestTheDriversShareOfAStart' hack/e2e.sh | bin/summary
@@ -142,8 +150,12 @@ lint: $(LINTER) ## golangci-lint, built here once
 	@$(LINTER) run --timeout 20m
 
 .PHONY: verify
-verify: $(LINTER) build ## formatting, vet, lint, documents against the code, go.mod, static binary
+verify: $(LINTER) build ## formatting, vet, lint, documents against the code, manifests against the chart, go.mod, static binary
 	@hack/verify.sh $(LINTER) bin/driver
+
+.PHONY: manifests
+manifests: ## deploy/kustomize and the reference of values, from the Helm chart
+	@go run ./hack/manifests
 
 .PHONY: image
 image: build ## dist/holdfast-image.tar, a container image made without a container engine (root)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Copies the snapshot CRDs, with their licence, from the Go module that go.mod
-# names into deploy/kustomize/components/snapshot-controller/crds. With --check it
-# changes nothing and ends with an error if they differ.
+# names into the Helm chart; `make manifests` takes them to deploy/kustomize. With
+# --check it changes nothing and ends with an error if they differ.
 #
 #   hack/snapshot-crds.sh [--check]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 module=github.com/kubernetes-csi/external-snapshotter/client/v8
-crds=deploy/kustomize/components/snapshot-controller/crds
+crds=deploy/helm/holdfast/crds
 # Those of group snapshots are left out: the driver has none, and both the sidecar
 # and the controller are told so.
 names=(volumesnapshotclasses volumesnapshotcontents volumesnapshots)

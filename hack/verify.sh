@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what a machine can see in the tree: formatting, vet, the linter, the
-# documents against the code, go.mod, and that the binary is static. Goes through
-# all of it before it fails.
+# documents against the code, deploy/kustomize against the chart, go.mod, and that the
+# binary is static. Goes through all of it before it fails.
 #
 #   hack/verify.sh LINTER BINARY
 set -uo pipefail
@@ -42,6 +42,7 @@ check "go vet, as built to be crashed" go vet -tags failpoint ./...
 check "linter" "$linter" run --timeout 20m
 check "linter without exceptions" no_exceptions
 check "documents against the code" env CGO_ENABLED=0 go test -count=1 ./test/docs
+check "manifests against the chart" go run ./hack/manifests --check
 check "go.mod" go mod tidy -diff
 check "static binary" static
 

@@ -11,11 +11,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// eachPlugin runs a check on the driver's DaemonSet of every overlay.
+// eachPlugin runs a check on the driver's DaemonSet of every installation.
 func eachPlugin(t *testing.T, check func(*testing.T, *appsv1.DaemonSet)) {
-	for _, dir := range []string{singleNode, microk8s} {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			sets := of[*appsv1.DaemonSet](render(t, dir))
+	for name, objects := range installations(t) {
+		t.Run(name, func(t *testing.T) {
+			sets := of[*appsv1.DaemonSet](objects)
 			if len(sets) != 1 {
 				t.Fatalf("there are %d DaemonSets, want one", len(sets))
 			}
@@ -105,7 +105,8 @@ func TestTwoSiblingDirectoriesAreBidirectional(t *testing.T) {
 		driver := containerNamed(t, pod, "driver")
 		kubelet, _ := argument(driver, "--kubelet-dir")
 		pool, _ := argument(driver, "--pool")
-		if !slices.Contains(paths, kubelet) || !slices.Contains(paths, filepath.Dir(pool)) {
+		_, dir, named := strings.Cut(pool, "=")
+		if !named || !slices.Contains(paths, kubelet) || !slices.Contains(paths, filepath.Dir(dir)) {
 			t.Errorf("--kubelet-dir=%s and --pool=%s are not in the directories that are Bidirectional, %v", kubelet, pool, paths)
 		}
 		state, _ := argument(driver, "--state-dir")

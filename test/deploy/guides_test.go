@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/holdfast-csi/holdfast/test/chart"
 )
 
 const (
@@ -24,7 +26,8 @@ func guide(t *testing.T, name string) string {
 var fence = regexp.MustCompile("(?ms)^ *```yaml\n(.*?)^ *```$")
 
 // snippets are the YAML blocks of a guide: those that say in their first line which
-// file of an overlay they are, by that name, and the others as objects.
+// file of an overlay they are, or that they are values of the chart, by that name, and
+// the others as objects.
 func snippets(t *testing.T, name string) (files map[string][]string, objects []string) {
 	t.Helper()
 	files = map[string][]string{}
@@ -32,6 +35,10 @@ func snippets(t *testing.T, name string) (files map[string][]string, objects []s
 		if file, ok := strings.CutPrefix(m[1], "# overlays/mine/"); ok {
 			file, _, _ = strings.Cut(file, "\n")
 			files[file] = append(files[file], m[1])
+			continue
+		}
+		if strings.HasPrefix(m[1], "# values.yaml\n") {
+			files["values.yaml"] = append(files["values.yaml"], m[1])
 			continue
 		}
 		objects = append(objects, m[1])
@@ -48,6 +55,12 @@ func TestTheOverlaysOfTheGuidesRender(t *testing.T) {
 	}
 	for _, o := range objects {
 		decode(t, install, []byte(o))
+	}
+	if len(files["values.yaml"]) == 0 {
+		t.Error("install.md offers no values of the chart")
+	}
+	for _, values := range files["values.yaml"] {
+		renderChart(t, chart.Options{Values: values})
 	}
 	more, _ := snippets(t, troubleshooting)
 	patches := append(files["pools.yaml"], more["node.yaml"]...)

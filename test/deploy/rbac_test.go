@@ -73,7 +73,12 @@ func TestTheDriversOwnRights(t *testing.T) {
 
 // Every role is bound, and to a ServiceAccount that exists.
 func TestBindingsLeadSomewhere(t *testing.T) {
-	objects := render(t, singleNode)
+	for name, objects := range installations(t) {
+		t.Run(name, func(t *testing.T) { bindingsLeadSomewhere(t, objects) })
+	}
+}
+
+func bindingsLeadSomewhere(t *testing.T, objects []runtime.Object) {
 	accounts := map[string]bool{}
 	for _, a := range of[*corev1.ServiceAccount](objects) {
 		accounts[a.Namespace+"/"+a.Name] = true

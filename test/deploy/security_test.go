@@ -23,11 +23,13 @@ func pods(objects []runtime.Object) map[string]corev1.PodSpec {
 	return found
 }
 
-// eachContainer runs a check on every container of the single-node overlay.
+// eachContainer runs a check on every container of every installation.
 func eachContainer(t *testing.T, check func(*testing.T, corev1.PodSpec, corev1.Container)) {
-	for name, pod := range pods(render(t, singleNode)) {
-		for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
-			t.Run(name+"/"+c.Name, func(t *testing.T) { check(t, pod, c) })
+	for installation, objects := range installations(t) {
+		for name, pod := range pods(objects) {
+			for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+				t.Run(installation+"/"+name+"/"+c.Name, func(t *testing.T) { check(t, pod, c) })
+			}
 		}
 	}
 }
