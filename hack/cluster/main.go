@@ -2,7 +2,7 @@
 // test/cluster, for `make cluster`, `make cluster-down` and `make e2e`.
 //
 // up may be repeated: it starts what does not run and brings the driver of this
-// tree onto the cluster. down removes every trace in whatever state things are. It
+// tree onto the cluster. build builds what up needs, and no more. down removes every trace in whatever state things are. It
 // refuses a machine that is a node of another cluster.
 package main
 
@@ -40,6 +40,8 @@ func run(ctx context.Context, args []string) error {
 		}
 		next(c)
 		return nil
+	case "build":
+		return cluster.Build(ctx, os.Stdout)
 	case "down":
 		return cluster.Down(ctx)
 	case "status":
@@ -49,7 +51,7 @@ func run(ctx context.Context, args []string) error {
 		fmt.Println("running")
 		return nil
 	}
-	return fmt.Errorf("usage: cluster up|down|status")
+	return fmt.Errorf("usage: cluster build|up|down|status")
 }
 
 // next says what to do with the cluster.

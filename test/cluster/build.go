@@ -28,14 +28,17 @@ type source struct {
 	foreign []string
 	// tests are packages whose tests are built, each as its last element with .test.
 	tests []string
+	// dir is where its programs are, if not where the others' are.
+	dir string
 }
 
 // programs are the sources of all that is not in Debian. The sidecars are of the
 // versions that the manifests name.
-func programs() []source {
+func (l layout) programs() []source {
 	return []source{
 		{
-			name: "kubernetes", module: "k8s.io/kubernetes", version: "v1.36.3", local: "v0.36.3", stamp: "k8s.io/component-base/version.gitVersion",
+			name: "kubernetes", module: "k8s.io/kubernetes", version: l.kubernetes, local: "v0" + strings.TrimPrefix(l.kubernetes, "v1"),
+			dir: l.kubernetesDir(), stamp: "k8s.io/component-base/version.gitVersion",
 			packages: []string{"cmd/kube-apiserver", "cmd/kube-controller-manager", "cmd/kube-scheduler", "cmd/kubelet", "cmd/kubectl"},
 		},
 		{name: "etcd", module: "go.etcd.io/etcd/server/v3", version: "v3.6.16", local: "v3.6.16", packages: []string{""}},
@@ -86,10 +89,13 @@ func (s source) goMod(theirs goMod) string {
 	return b.String()
 }
 
-// build builds the programs of s into dir, unless a stamp says that they are
-// there. Its sums are those of the module's own go.sum, and what that lacks is
+// build builds the programs of s into dir, or its own, unless a stamp says that they
+// are there. Its sums are those of the module's own go.sum, and what that lacks is
 // checked against the checksum database, as for any module.
 func (s source) build(ctx context.Context, dir string, log io.Writer) error {
+	if s.dir != "" {
+		dir = s.dir
+	}
 	stamp := filepath.Join(dir, "."+s.name+"-"+s.version)
 	if _, err := os.Stat(stamp); err == nil {
 		return nil

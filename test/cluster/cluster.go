@@ -47,7 +47,9 @@ func Open() (*Cluster, error) {
 
 // Kubeconfig is the path of the administrator's configuration, and Kubectl of the
 // program, for the user.
-func (c *Cluster) Kubeconfig() (config, kubectl string) { return c.kubeconfig(), c.bin("kubectl") }
+func (c *Cluster) Kubeconfig() (config, kubectl string) {
+	return c.kubeconfig(), c.kubectl()
+}
 
 // RESTConfig speaks to the API server as the administrator.
 func (c *Cluster) RESTConfig() (*rest.Config, error) { return c.restConfig() }
@@ -71,7 +73,7 @@ func (c *Cluster) client() (kubernetes.Interface, error) {
 
 // Kubectl runs kubectl as the administrator and returns all that it says.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return command(ctx, c.bin("kubectl"), append([]string{"--kubeconfig=" + c.kubeconfig(), "--cache-dir=" + filepath.Join(dataDir, "kubectl")}, args...)...)
+	return command(ctx, c.kubectl(), append([]string{"--kubeconfig=" + c.kubeconfig(), "--cache-dir=" + filepath.Join(dataDir, "kubectl")}, args...)...)
 }
 
 // StopKubelet ends kubelet; its pods run on.

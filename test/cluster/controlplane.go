@@ -20,7 +20,7 @@ func (l layout) controlPlane() []daemon {
 			"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
 			"--listen-peer-urls=" + etcdPeerURL, "--initial-advertise-peer-urls=" + etcdPeerURL, "--initial-cluster=default=" + etcdPeerURL,
 		}},
-		{name: "kube-apiserver", path: l.bin("kube-apiserver"), args: []string{
+		{name: "kube-apiserver", path: filepath.Join(l.kubernetesDir(), "kube-apiserver"), args: []string{
 			"--etcd-servers=" + etcdURL, "--bind-address=" + serviceIP, "--advertise-address=" + serviceIP, "--secure-port=443",
 			"--service-cluster-ip-range=" + serviceCIDR, "--endpoint-reconciler-type=none", "--allow-privileged=true",
 			"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"), "--client-ca-file=" + pki("ca.crt"),
@@ -29,11 +29,11 @@ func (l layout) controlPlane() []daemon {
 			"--service-account-issuer=https://kubernetes.default.svc", "--service-account-signing-key-file=" + pki("sa.key"), "--service-account-key-file=" + pki("sa.pub"),
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		}},
-		{name: "kube-controller-manager", path: l.bin("kube-controller-manager"), args: []string{
+		{name: "kube-controller-manager", path: filepath.Join(l.kubernetesDir(), "kube-controller-manager"), args: []string{
 			"--kubeconfig=" + pki("controller-manager.kubeconfig"), "--leader-elect=false", "--use-service-account-credentials",
 			"--root-ca-file=" + pki("ca.crt"), "--service-account-private-key-file=" + pki("sa.key"), "--bind-address=127.0.0.1",
 		}},
-		{name: "kube-scheduler", path: l.bin("kube-scheduler"), args: []string{
+		{name: "kube-scheduler", path: filepath.Join(l.kubernetesDir(), "kube-scheduler"), args: []string{
 			"--kubeconfig=" + pki("scheduler.kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1",
 		}},
 	}

@@ -51,7 +51,7 @@ func (l layout) maker(ref string) (imageMaker, error) {
 		}), nil
 	case strings.HasPrefix(name, sidecarName):
 		program := strings.TrimPrefix(name, sidecarName)
-		if !slices.ContainsFunc(programs(), func(s source) bool {
+		if !slices.ContainsFunc(l.programs(), func(s source) bool {
 			return s.version == tag && slices.Contains(s.packages, "cmd/"+program)
 		}) {
 			return nil, fmt.Errorf("%s is not of the programs and versions that are built here", ref)

@@ -1,8 +1,18 @@
 package cluster
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+)
+
+// defaultKubernetes is the version of Kubernetes unless kubernetesVariable, in the
+// environment, names another that can be had as a Go module.
+const (
+	defaultKubernetes  = "v1.36.3"
+	kubernetesVariable = "HOLDFAST_KUBERNETES"
 )
 
 // What the manifests name, and what tests look at on the node.
@@ -50,12 +60,42 @@ const (
 
 // layout is where things are in the tree that this package was built from.
 type layout struct {
-	tree string // the top of the tree
+	tree       string // the top of the tree
+	kubernetes string // the version of Kubernetes
 }
 
 // bin is where programs are built, once.
 func (l layout) bin(parts ...string) string {
 	return filepath.Join(append([]string{l.tree, "bin", "cluster"}, parts...)...)
+}
+
+// kubernetesDir has the programs of Kubernetes.
+func (l layout) kubernetesDir() string {
+	if l.kubernetes == defaultKubernetes {
+		return l.bin()
+	}
+	return l.bin(l.kubernetes)
+}
+
+func (l layout) kubectl() string { return filepath.Join(l.kubernetesDir(), "kubectl") }
+
+// versionFile says of which version the cluster is that was started.
+const versionFile = dataDir + "/kubernetes"
+
+// chooseKubernetes is the version of the cluster that is there, else the one that the
+// environment names, else the default.
+func chooseKubernetes() (string, error) {
+	version, err := os.ReadFile(versionFile)
+	if err == nil {
+		return strings.TrimSpace(string(version)), nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if named := os.Getenv(kubernetesVariable); named != "" {
+		return named, nil
+	}
+	return defaultKubernetes, nil
 }
 
 // Kubeconfig is the administrator's, for the user's own kubectl.
@@ -69,7 +109,8 @@ func findTree() (layout, error) {
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return layout{tree: dir}, nil
+			version, err := chooseKubernetes()
+			return layout{tree: dir, kubernetes: version}, err
 		}
 		up := filepath.Dir(dir)
 		if up == dir {

@@ -51,7 +51,7 @@ func containerd() daemon {
 }
 
 func (l layout) kubelet() daemon {
-	return daemon{name: "kubelet", path: l.bin("kubelet"), args: []string{
+	return daemon{name: "kubelet", path: filepath.Join(l.kubernetesDir(), "kubelet"), args: []string{
 		"--config=" + filepath.Join(dataDir, "kubelet.yaml"), "--kubeconfig=" + pki("kubelet.kubeconfig"),
 		"--root-dir=" + KubeletDir, "--hostname-override=" + NodeName, "--node-ip=" + nodeIP, "--v=2",
 	}}

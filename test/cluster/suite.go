@@ -21,8 +21,8 @@ type Suite struct {
 
 // suiteSource is of the same version as the cluster, in a build module of its own:
 // the cluster does not need it.
-func suiteSource() source {
-	all := programs()
+func (l layout) suiteSource() source {
+	all := l.programs()
 	s := all[slices.IndexFunc(all, func(s source) bool { return s.name == "kubernetes" })]
 	s.name, s.packages = "suite", []string{"test/images/agnhost"}
 	s.foreign, s.tests = []string{"github.com/onsi/ginkgo/v2/ginkgo"}, []string{"test/e2e"}
@@ -54,7 +54,7 @@ func BuildSuite(ctx context.Context, log io.Writer) (Suite, error) {
 	if err := os.MkdirAll(l.bin(), 0o755); err != nil {
 		return Suite{}, err
 	}
-	s := suiteSource()
+	s := l.suiteSource()
 	if err := s.build(ctx, l.bin(), log); err != nil {
 		return Suite{}, err
 	}
@@ -62,7 +62,7 @@ func BuildSuite(ctx context.Context, log io.Writer) (Suite, error) {
 	if err != nil {
 		return Suite{}, err
 	}
-	return Suite{Program: l.bin("e2e.test"), Ginkgo: l.bin("ginkgo"), Version: s.version, Source: got.Dir}, nil
+	return Suite{Program: filepath.Join(l.kubernetesDir(), "e2e.test"), Ginkgo: filepath.Join(l.kubernetesDir(), "ginkgo"), Version: s.version, Source: got.Dir}, nil
 }
 
 // PrepareSuite builds the suite and gives the node the images of its storage tests.
@@ -108,7 +108,7 @@ func (l layout) agnhost(ctx context.Context, dir string) (string, error) {
 	if _, err := l.busybox("", nil)(ctx, dir); err != nil {
 		return "", err
 	}
-	return "/agnhost", copyFile(l.bin("agnhost"), filepath.Join(dir, "agnhost"))
+	return "/agnhost", copyFile(filepath.Join(l.kubernetesDir(), "agnhost"), filepath.Join(dir, "agnhost"))
 }
 
 // glibc is the image with a dd that knows oflag=nocache, which busybox does not.

@@ -35,16 +35,14 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("start a cluster: containers, mounts and addresses need root")
 	}
+	if named := os.Getenv(kubernetesVariable); named != "" && named != l.kubernetes {
+		return nil, fmt.Errorf("start a cluster of Kubernetes %s: one of %s is there; make cluster-down removes it", named, l.kubernetes)
+	}
 	if err := claimMachine(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(l.bin("build"), 0o755); err != nil {
+	if err := errors.Join(os.WriteFile(versionFile, []byte(l.kubernetes+"\n"), 0o644), l.build(ctx, log)); err != nil {
 		return nil, err
-	}
-	for _, s := range programs() {
-		if err := s.build(ctx, l.bin(), log); err != nil {
-			return nil, err
-		}
 	}
 	for _, dir := range []string{dataDir, runDir, logDir, pkiDir, KubeletDir, PoolsDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -66,6 +64,27 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 		return nil, err
 	}
 	return c, c.install(ctx, log)
+}
+
+// Build builds what Up builds, and does nothing else. It needs no root.
+func Build(ctx context.Context, log io.Writer) error {
+	l, err := findTree()
+	if err != nil {
+		return err
+	}
+	return l.build(ctx, log)
+}
+
+func (l layout) build(ctx context.Context, log io.Writer) error {
+	if err := os.MkdirAll(l.bin("build"), 0o755); err != nil {
+		return err
+	}
+	for _, s := range l.programs() {
+		if err := s.build(ctx, l.bin(), log); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // startNode starts containerd and kubelet and waits until the node is ready.
@@ -128,6 +147,21 @@ func (c *Cluster) install(ctx context.Context, log io.Writer) error {
 			return err
 		}
 	}
+	return c.apply(ctx, dir, log)
+}
+
+// Apply applies the manifests as Up does, whose images are there.
+func (c *Cluster) Apply(ctx context.Context) error {
+	dir, err := c.overlayFor(io.Discard)
+	if err != nil {
+		return err
+	}
+	return c.apply(ctx, dir, io.Discard)
+}
+
+// apply applies what is in the directory of an overlay, the CRDs first, and waits until
+// it is ready.
+func (c *Cluster) apply(ctx context.Context, dir string, log io.Writer) error {
 	crds := filepath.Join(c.tree, crds)
 	if _, err := c.Kubectl(ctx, "apply", "--server-side", "-f", crds); err != nil {
 		return err

@@ -27,7 +27,11 @@ func required(t *testing.T) map[string]string {
 	return versions
 }
 
-var builtHere = regexp.MustCompile(`module: "([^"]+)", version: "([^"]+)"`)
+var (
+	builtHere     = regexp.MustCompile(`module: "([^"]+)", version: "([^"]+)"`)
+	kubernetes    = regexp.MustCompile(`defaultKubernetes += "([^"]+)"`)
+	oldKubernetes = regexp.MustCompile(`(?m)^OLD_KUBERNETES := (\S+)$`)
+)
 
 // built are the versions of the modules that the test cluster is built from.
 func built(t *testing.T) map[string]string {
@@ -36,9 +40,11 @@ func built(t *testing.T) map[string]string {
 	for _, m := range builtHere.FindAllStringSubmatch(readFile(t, "test/cluster/build.go"), -1) {
 		versions[m[1]] = m[2]
 	}
-	if len(versions) == 0 {
-		t.Fatal("test/cluster/build.go names no version where this test looks")
+	version := kubernetes.FindStringSubmatch(readFile(t, "test/cluster/layout.go"))
+	if len(versions) == 0 || version == nil {
+		t.Fatal("test/cluster names no version where this test looks")
 	}
+	versions["k8s.io/kubernetes"] = version[1]
 	return versions
 }
 
@@ -68,6 +74,10 @@ func TestCompatibilityNamesTheVersionsThatAreUsed(t *testing.T) {
 
 	if first := rows(t, section(t, document, "## Kubernetes"))[0]; first[0] != programs["k8s.io/kubernetes"] || first[1] != "tested" {
 		t.Errorf("the first row of Kubernetes is %v, the cluster of the tests has %s", first, programs["k8s.io/kubernetes"])
+	}
+	old := oldKubernetes.FindStringSubmatch(readFile(t, "Makefile"))
+	if second := rows(t, section(t, document, "## Kubernetes"))[1]; old == nil || second[0] != old[1] || second[1] != "tested" {
+		t.Errorf("the second row of Kubernetes is %v, make e2e-1.34 has %v", second, old)
 	}
 
 	sidecars := map[string]string{}

@@ -25,6 +25,7 @@ func TestManifestsAreAcceptedStrictly(t *testing.T) {
 		}
 		rendered += strings.Count(out, "(server dry run)")
 	}
+	rendered += s.chartIsAccepted(check)
 	for _, path := range found(s, "deploy/examples/*.yaml") {
 		out, err := s.cluster.Kubectl(s.ctx, append(check, "-n", s.ns, "-f", path)...)
 		if err != nil {

@@ -63,9 +63,8 @@ type scene struct {
 	trail *trail
 }
 
-// newScene skips the test if there is no cluster to run it on. The scene ends
-// with the test: see [scene.end].
-func newScene(t *testing.T) *scene {
+// openFor skips the test if there is no cluster to run it on.
+func openFor(t *testing.T) access {
 	t.Helper()
 	if os.Getenv(enabled) == "" {
 		t.Skipf("it needs a cluster with Holdfast: set %s=1 after make cluster, or run make e2e", enabled)
@@ -74,6 +73,14 @@ func newScene(t *testing.T) *scene {
 	if err != nil {
 		t.Fatalf("open the cluster: %v", err)
 	}
+	return a
+}
+
+// newScene skips the test if there is no cluster to run it on. The scene ends
+// with the test: see [scene.end].
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	a := openFor(t)
 	s := &scene{access: a, t: t, ctx: t.Context(), began: time.Now()}
 	ns, err := s.kube.CoreV1().Namespaces().Create(s.ctx, &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-" + label(t.Name()) + "-"},
