@@ -97,11 +97,8 @@ func (c *Cluster) startNode(ctx context.Context) error {
 	if err := containerd().start(); err != nil {
 		return err
 	}
-	if err := wait(ctx, 30*time.Second, func() bool {
-		_, err := command(ctx, "ctr", "-a", containerdSocket, "version")
-		return err == nil
-	}); err != nil {
-		return fmt.Errorf("containerd does not come up: %w\n%s", err, containerd().tail())
+	if err := waitForContainerd(ctx); err != nil {
+		return err
 	}
 	if err := c.provide(ctx, pauseImage, io.Discard); err != nil {
 		return err

@@ -137,7 +137,7 @@ func (s *scene) class(from, suffix string, change func(*storagev1.StorageClass))
 // immediate is the class, but bound without a pod.
 func (s *scene) immediate(from string) string {
 	s.t.Helper()
-	return s.class(from, "immediate", func(c *storagev1.StorageClass) {
+	return s.class(from, from+"-immediate", func(c *storagev1.StorageClass) {
 		mode := storagev1.VolumeBindingImmediate
 		c.VolumeBindingMode = &mode
 	})

@@ -17,6 +17,7 @@
 //
 //	HOLDFAST_E2E=1           run; a cluster must be up (make cluster)
 //	HOLDFAST_E2E_FIGURES=F   write what was measured to the file F as well
+//	HOLDFAST_E2E_PREVIOUS=C  upgrade from the driver of commit C, not of the one before this
 //
 // The package refuses to work round the driver: what a user could not do, a test
 // does not do.

@@ -194,3 +194,10 @@ func (a access) orphans(ctx context.Context) ([]string, error) {
 	}
 	return slices.DeleteFunc(objects, func(path string) bool { return owned[filepath.Base(path)] }), nil
 }
+
+// attachedOf lists what the node has attached or mounted of these volumes, given by
+// handle with the names of their objects.
+func attachedOf(volumes map[string]string) ([]string, error) {
+	left, err := traces(volumes, nil)
+	return slices.DeleteFunc(left, func(trace string) bool { return strings.HasPrefix(trace, "file ") }), err
+}

@@ -144,14 +144,20 @@ func TestAGrowthThatCannotFitIsReportedAndTakenBack(t *testing.T) {
 // the pod changes; so the test changes the pod.
 func (p *pod) growsTo(size string) {
 	p.s.t.Helper()
+	p.claimGrowsTo(p.name, size)
+}
+
+// claimGrowsTo is growsTo for a claim with a name of its own.
+func (p *pod) claimGrowsTo(claim, size string) {
+	p.s.t.Helper()
 	for {
 		done := hasSize(size)
-		c := p.s.awaitClaim(p.name, "has "+size, func(c *corev1.PersistentVolumeClaim) bool { return done(c) || growsOnNode(c) })
+		c := p.s.awaitClaim(claim, "has "+size, func(c *corev1.PersistentVolumeClaim) bool { return done(c) || growsOnNode(c) })
 		if done(c) {
 			return
 		}
 		p.nudge()
-		p.s.awaitClaim(p.name, "has "+size, func(c *corev1.PersistentVolumeClaim) bool { return done(c) || !growsOnNode(c) })
+		p.s.awaitClaim(claim, "has "+size, func(c *corev1.PersistentVolumeClaim) bool { return done(c) || !growsOnNode(c) })
 	}
 }
 
