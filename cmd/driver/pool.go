@@ -16,6 +16,7 @@ func poolCommands() []command {
 	return []command{
 		{"init", "make a pool of a directory, a pool image or a whole disk, and register it", runPoolInit},
 		{"adopt", "register a pool that comes from another node, or whose registration was lost", runPoolAdopt},
+		{"import", "make a volume of a directory or a raw image, and print the PersistentVolume to apply", runPoolImport},
 		{"check", "compare records with images, look for leftovers, look through filesystems", runPoolCheck},
 		{"status", "show what the pools hold and where their space is", runPoolStatus},
 	}

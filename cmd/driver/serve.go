@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/controller"
 	"github.com/holdfast-csi/holdfast/pkg/fault"
 	"github.com/holdfast-csi/holdfast/pkg/identity"
+	"github.com/holdfast-csi/holdfast/pkg/intake"
 	"github.com/holdfast-csi/holdfast/pkg/metric"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/node"
@@ -161,6 +162,9 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 			ready.started.Store(true)
 			engine.Run(ctx)
 		})
+		imports := importer{engine: engine, driverName: o.driverName, ready: ready.err}
+		importServer := intake.Server{StateDir: o.pools.stateDir, Handle: imports.handle, Warn: func(err error) { logger.Warn("nobody can import now", "error", err.Error()) }}
+		group.Go(func() { importServer.Run(ctx) })
 	}
 	if o.httpEndpoint != "" {
 		health := rpc.NewHealth(rpc.HealthConfig{Endpoint: o.httpEndpoint, Metrics: metrics, Logger: logger, Ready: ready.err})

@@ -66,15 +66,16 @@ func mkfsExt4(path string, size volume.Bytes, f volume.Format) []string {
 	return []string{
 		"mkfs.ext4", "-q", "-T", "default",
 		"-O", ext4Features,
-		"-b", "4096", "-I", "256", "-i", strconv.Itoa(inodeRatio(size, f)),
+		"-b", "4096", "-I", "256", "-i", strconv.Itoa(InodeRatio(size, f)),
 		"-m", "0", "-e", "remount-ro",
 		"-E", "nodiscard,assume_storage_prezeroed=1",
 		"--", path,
 	}
 }
 
-// inodeRatio is what was asked for, else what mke2fs.conf says for this size.
-func inodeRatio(size volume.Bytes, f volume.Format) int {
+// InodeRatio is the bytes for each inode of an ext4 of this size: what f asks for,
+// else what mke2fs.conf says.
+func InodeRatio(size volume.Bytes, f volume.Format) int {
 	switch {
 	case f.InodeRatio != 0:
 		return f.InodeRatio

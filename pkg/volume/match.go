@@ -33,16 +33,18 @@ func (f Format) Resolve(source *Format) (Format, error) {
 	if source != nil && out != *source {
 		return Format{}, fmt.Errorf("%w: the source has %s, a copy of it cannot have %s: use a class that agrees with the source", ErrInvalid, source, out)
 	}
-	return out, out.validate()
+	return out, out.validate(source != nil)
 }
 
-func (f Format) validate() error {
+// validate: a filesystem that was made for 512-byte sectors exists only where it was
+// imported. It is inherited, never asked for.
+func (f Format) validate(inherited bool) error {
 	switch f.Mode {
 	case ModeFilesystem:
 		if f.FSType != Ext4 && f.FSType != XFS {
 			return fmt.Errorf("%w: filesystem type %q: supported are %s and %s", ErrInvalid, f.FSType, Ext4, XFS)
 		}
-		if f.SectorSize != 4096 {
+		if f.SectorSize != 4096 && !(inherited && f.SectorSize == 512) {
 			return fmt.Errorf("%w: sector size %d: a filesystem volume has 4096; 512 is for block volumes", ErrInvalid, f.SectorSize)
 		}
 	case ModeBlock:

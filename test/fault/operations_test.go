@@ -74,6 +74,8 @@ func operations() []operation {
 		startOf("start-ext4-larger", ext4Claim, false).growingFirst(128 * volume.MiB),
 		startOf("start-block", blockClaim, false),
 		startOf("start-block-read-only", blockClaim, true),
+		importOf("import-directory", ext4Claim),
+		importOf("import-image", blockClaim),
 		stopOf("stop-xfs", xfsClaim, false),
 		stopOf("stop-block-read-only", blockClaim, true),
 	}

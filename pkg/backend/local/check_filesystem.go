@@ -99,25 +99,25 @@ func (p *pool) lookThrough(ctx context.Context, o object, seen *int64) (fault st
 	// From here on a pod may start.
 	err = img.Close()
 	if err == nil {
-		fault, err = p.verifyCopy(ctx, private.image, o.Format.FSType)
+		fault, err = p.verifyCopy(ctx, private.image, o.Format)
 	}
 	return fault, errors.Join(err, private.discard(ctx))
 }
 
 // verifyCopy replays the log only where there is something to replay: what does so
 // may mend what it should find.
-func (p *pool) verifyCopy(ctx context.Context, private *os.File, t volume.FSType) (fault string, err error) {
-	fault, err = filesystem.Verify(ctx, p.backend.cfg.Runner, fdPath(private), t)
+func (p *pool) verifyCopy(ctx context.Context, private *os.File, f volume.Format) (fault string, err error) {
+	fault, err = filesystem.Verify(ctx, p.backend.cfg.Runner, fdPath(private), f.FSType)
 	if !errors.Is(err, volume.ErrPrecondition) {
 		return fault, err
 	}
-	if err := p.replay(ctx, private, t); err != nil {
+	if err := p.replay(ctx, private, f); err != nil {
 		if ctx.Err() != nil {
 			return "", err
 		}
 		return fmt.Sprintf("its log cannot be replayed: %v", err), nil
 	}
-	return filesystem.Verify(ctx, p.backend.cfg.Runner, fdPath(private), t)
+	return filesystem.Verify(ctx, p.backend.cfg.Runner, fdPath(private), f.FSType)
 }
 
 // lockIdle takes the lock that an attachment has.
@@ -137,16 +137,16 @@ func (p *pool) lockIdle(id volume.ID, img *os.File) error {
 
 // replay brings the log of the filesystem in a private copy to where the next
 // mount of the volume would bring it.
-func (p *pool) replay(ctx context.Context, private *os.File, t volume.FSType) error {
-	if t == volume.Ext4 {
+func (p *pool) replay(ctx context.Context, private *os.File, f volume.Format) error {
+	if f.FSType == volume.Ext4 {
 		return filesystem.ReplayExt4(ctx, p.backend.cfg.Runner, fdPath(private))
 	}
-	d, err := loop.Attach(ctx, loop.Config{Backing: private, Tag: "holdfast-check", BlockSize: 4096})
+	d, err := loop.Attach(ctx, loop.Config{Backing: private, Tag: "holdfast-check", BlockSize: f.SectorSize})
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	tree, err := mount.New(ctx, mount.Config{FSType: string(t), Source: d.Path(), Options: []mount.Option{{Key: "nouuid"}}})
+	tree, err := mount.New(ctx, mount.Config{FSType: string(f.FSType), Source: d.Path(), Options: []mount.Option{{Key: "nouuid"}}})
 	if err != nil {
 		return fmt.Errorf("replay its log: %w", err)
 	}

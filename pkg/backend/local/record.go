@@ -38,6 +38,8 @@ type record struct {
 	// DataUUID is the UUID of the subvolume that holds the image. Device and
 	// inode numbers are no identity on btrfs: every image is inode 257.
 	DataUUID string `json:"dataUUID"`
+	// Origin is what the volume was imported from; empty for all others.
+	Origin origin `json:"origin,omitzero"`
 }
 
 func (r record) volume() volume.Volume {
