@@ -36,7 +36,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if flags.NArg() == 0 || *cast == "" || *picture == "" {
-		return fmt.Errorf("usage: record -cast FILE -svg FILE [-title TEXT] PROGRAM ARGUMENT...")
+		return fmt.Errorf("a program, -cast and -svg must be named: record -cast FILE -svg FILE [-title TEXT] PROGRAM [ARGUMENT]")
 	}
 	r := recording{Title: *title, Columns: *columns, Rows: 50}
 	if err := r.record(ctx, os.Stdout, flags.Args()); err != nil {
