@@ -31,6 +31,8 @@ func codeTable() []struct {
 		{volume.ErrOutOfRange, codes.OutOfRange},
 		{volume.ErrUnavailable, codes.Unavailable},
 		{volume.ErrBusy, codes.Aborted},
+		{volume.ErrUnauthenticated, codes.Unauthenticated},
+		{volume.ErrDenied, codes.PermissionDenied},
 		{volume.ErrBadToken, codes.Aborted}, // CSI spec, ListVolumes Errors
 		// Not DATA_LOSS, though the name would fit: no table of the CSI spec has that
 		// code, and FAILED_PRECONDITION means exactly what the caller must know, that

@@ -29,6 +29,8 @@ func TestEverySentinelHasItsCode(t *testing.T) {
 		{volume.ErrOutOfRange, codes.OutOfRange},
 		{volume.ErrUnavailable, codes.Unavailable},
 		{volume.ErrBusy, codes.Aborted},
+		{volume.ErrUnauthenticated, codes.Unauthenticated},
+		{volume.ErrDenied, codes.PermissionDenied},
 		{volume.ErrBadToken, codes.Aborted},
 		{volume.ErrDataLoss, codes.FailedPrecondition},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},

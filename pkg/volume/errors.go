@@ -27,6 +27,11 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 	// ErrBusy: another operation on the same object is running.
 	ErrBusy = errors.New("another operation is running")
+	// ErrUnauthenticated: who the call is for could not be established: the pod's
+	// token is missing, has expired or is another pod's, or nobody accepts it.
+	ErrUnauthenticated = errors.New("not authenticated")
+	// ErrDenied: it is known who asks, and that may not have it.
+	ErrDenied = errors.New("permission denied")
 	// ErrBadToken: a pagination token that this driver did not make.
 	ErrBadToken = errors.New("bad pagination token")
 	// ErrDataLoss: the data is not what the record says it must be. Nothing was

@@ -90,6 +90,7 @@ func sentinels() map[string]error {
 		"ErrInvalid": volume.ErrInvalid, "ErrNotFound": volume.ErrNotFound, "ErrExists": volume.ErrExists,
 		"ErrInUse": volume.ErrInUse, "ErrPrecondition": volume.ErrPrecondition, "ErrNoSpace": volume.ErrNoSpace,
 		"ErrOutOfRange": volume.ErrOutOfRange, "ErrUnavailable": volume.ErrUnavailable, "ErrBusy": volume.ErrBusy,
+		"ErrUnauthenticated": volume.ErrUnauthenticated, "ErrDenied": volume.ErrDenied,
 		"ErrBadToken": volume.ErrBadToken, "ErrDataLoss": volume.ErrDataLoss,
 	}
 }
