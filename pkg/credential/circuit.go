@@ -1,0 +1,83 @@
+package credential
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// The circuit of a service opens after so many failures in a row, for a time that
+// doubles with each further one.
+const (
+	toOpen    = 3
+	firstOpen = time.Second
+	// longestOpen is well below the time in which a service that is back must be
+	// noticed: 90 seconds.
+	longestOpen = 20 * time.Second
+)
+
+// circuit keeps those who ask a service from asking while it is away. All volumes of a
+// source share one.
+type circuit struct {
+	now func() time.Time
+
+	mu       sync.Mutex
+	failures int // in a row
+	since    time.Time
+	until    time.Time // it is open
+	probing  bool      // somebody asks although it was open, to see
+}
+
+// enter is nil if the service may be asked now; then leave must be called. Else it is
+// ErrUnavailable.
+func (c *circuit) enter() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failures < toOpen {
+		return nil
+	}
+	now := c.now()
+	if now.Before(c.until) || c.probing {
+		return fmt.Errorf("%w: it has not answered since %s and is asked again within %s", volume.ErrUnavailable, c.since.UTC().Format(time.RFC3339), longestOpen)
+	}
+	c.probing = true
+	return nil
+}
+
+// leave says whether the service answered, be it with a refusal. abandoned means that
+// the one who asked went away first, which tells nothing.
+func (c *circuit) leave(answered, abandoned bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.probing = false
+	switch {
+	case answered:
+		c.failures = 0
+	case abandoned:
+	default:
+		now := c.now()
+		if c.failures == 0 {
+			c.since = now
+		}
+		c.failures++
+		if c.failures >= toOpen {
+			c.until = now.Add(jitter(min(longestOpen, firstOpen<<min(c.failures-toOpen, 10))))
+		}
+	}
+}
+
+// away says since when there has been no answer.
+func (c *circuit) away() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.since, c.failures > 0
+}
+
+// jitter is a time between half of d and d, so that what failed together is not tried
+// again together.
+func jitter(d time.Duration) time.Duration {
+	return d/2 + rand.N(d/2+1)
+}

@@ -1,0 +1,280 @@
+package credential
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/fakevault"
+)
+
+// canary is in the answers of an unfriendly service, and must be in no error but where
+// the service calls it its error.
+const canary = "canary-password"
+
+// TestEveryAnswerOfAnUnfriendlyServiceHasItsError gives each answer to the login and to
+// the read.
+func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
+	write := func(status int, text string) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = fmt.Fprint(w, text)
+		}
+	}
+	vaultError := func(status int, text string) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) { fakevault.Refuse(w, status, text) }
+	}
+	for _, c := range []struct {
+		name   string
+		answer func(http.ResponseWriter, *http.Request)
+		want   error
+		says   string
+		// atRead and atLogin say where it is tried; neither means both.
+		atRead, atLogin bool
+	}{
+		{name: "400", answer: vaultError(400, "invalid role name"), want: volume.ErrDenied, says: "invalid role name"},
+		{name: "401", answer: vaultError(401, "who are you"), want: volume.ErrDenied, says: "401 Unauthorized: who are you"},
+		{name: "403", answer: vaultError(403, "permission denied"), want: volume.ErrDenied, says: "permission denied"},
+		{name: "404", answer: vaultError(404, "no handler for route"), want: volume.ErrPrecondition, says: "", atLogin: true},
+		{name: "404, nothing there", answer: write(404, `{"errors":[]}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
+		{name: "405", answer: vaultError(405, "unsupported operation"), want: volume.ErrDenied, says: "unsupported"},
+		{name: "429", answer: vaultError(429, "rate limit quota exceeded"), want: volume.ErrUnavailable, says: "429 Too Many Requests: rate limit"},
+		{name: "500", answer: vaultError(500, "internal error"), want: volume.ErrUnavailable, says: "internal error"},
+		{name: "502 of a proxy", answer: write(502, "<html>"+canary+"</html>"), want: volume.ErrUnavailable, says: "502 Bad Gateway"},
+		{name: "503", answer: vaultError(503, "Vault is sealed"), want: volume.ErrUnavailable, says: "Vault is sealed"},
+		{name: "473", answer: vaultError(473, "performance standby"), want: volume.ErrUnavailable, says: "473"},
+		{name: "slow", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, want: volume.ErrUnavailable, says: "deadline"},
+		{name: "slow body", answer: func(w http.ResponseWriter, r *http.Request) {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}, want: volume.ErrUnavailable, says: ""},
+		{name: "hangs up", answer: func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }, want: volume.ErrUnavailable, says: ""},
+		{name: "no JSON", answer: write(200, "welcome "+canary), want: volume.ErrUnavailable, says: "not that of a Vault server"},
+		{name: "half of it", answer: write(200, `{"data":{"password":"`+canary), want: volume.ErrUnavailable, says: "not that of a Vault server"},
+		{name: "another JSON", answer: write(200, `["`+canary+`"]`), want: volume.ErrUnavailable, says: "not that of a Vault server"},
+		{name: "no data", answer: write(200, `{}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
+		{name: "no login", answer: write(200, `{"data":{"x":"`+canary+`"}}`), want: volume.ErrUnavailable, says: "has no token", atLogin: true},
+		{name: "empty", answer: write(200, ""), want: volume.ErrUnavailable, says: ""},
+		{name: "deleted version", answer: write(200, `{"data":{"data":null,"metadata":{}}}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
+		{name: "kv of version 1", answer: write(200, `{"data":{"password":"`+canary+`"}}`), want: volume.ErrPrecondition, says: "version: 1", atRead: true},
+		{name: "oversized", answer: write(200, `{"data":{"data":{"x":"`+strings.Repeat(canary, 100_000)+`"}}}`), want: volume.ErrUnavailable, says: "larger than 1 MiB"},
+		{name: "endless", answer: func(w http.ResponseWriter, _ *http.Request) {
+			for range 4 << 10 {
+				if _, err := w.Write(make([]byte, 1<<10)); err != nil {
+					return
+				}
+			}
+		}, want: volume.ErrUnavailable, says: "larger than 1 MiB"},
+		{name: "oversized error", answer: write(500, strings.Repeat(canary, 100_000)), want: volume.ErrUnavailable, says: ""},
+		{name: "long error", answer: vaultError(403, strings.Repeat("no ", 10_000)), want: volume.ErrDenied, says: "..."},
+		{name: "redirect", answer: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://example.invalid/", http.StatusTemporaryRedirect)
+		}, want: volume.ErrUnavailable, says: ""},
+		{name: "a lease from the past", answer: write(200, `{"lease_id":"x","lease_duration":-5,"data":{"data":{"x":"y"}}}`), want: volume.ErrUnavailable, says: "-5 seconds to live", atRead: true},
+		{name: "a lease for ever", answer: write(200, `{"lease_id":"x","lease_duration":99999999999,"data":{"data":{"x":"y"}}}`), want: volume.ErrUnavailable, says: "seconds to live", atRead: true},
+		{name: "a login from the past", answer: write(200, `{"auth":{"client_token":"x","lease_duration":-1}}`), want: volume.ErrUnavailable, says: "-1 seconds to live", atLogin: true},
+	} {
+		for _, login := range []bool{true, false} {
+			if login && c.atRead || !login && c.atLogin {
+				continue
+			}
+			where := map[bool]string{true: "login", false: "read"}[login]
+			t.Run(c.name+" at "+where, func(t *testing.T) {
+				s := newServer(t)
+				s.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+					if strings.HasSuffix(r.URL.Path, "/login") != login {
+						return false
+					}
+					c.answer(w, r)
+					return true
+				})
+				v := vaultAt(t, s)
+				v.service.timeout = 300 * time.Millisecond
+				token := tokenFor(t, "vault")
+				_, err := v.Open("").Read(t.Context(), token, Read{Engine: EngineKV, Mount: "secret", Path: "shop"})
+				wantErr(t, err, c.want, c.says)
+				text := fmt.Sprint(err)
+				if strings.Contains(text, canary) || strings.Contains(text, token.Text.Reveal()) || len(text) > 1000 || strings.Contains(text, "\n") {
+					t.Errorf("the error shows too much: %.500s", text)
+				}
+				if !strings.HasPrefix(text, "source it: ") {
+					t.Errorf("the error does not name the source: %s", text)
+				}
+			})
+		}
+	}
+}
+
+func TestAnErrorThatQuotesTheTokenDoesNotShowIt(t *testing.T) {
+	s := newServer(t)
+	s.Verify = func(_, jwt string) string { return "cannot verify " + jwt }
+	token := tokenFor(t, "vault")
+	_, err := vaultAt(t, s).Open("").Read(t.Context(), token, Read{Path: "a/b"})
+	wantErr(t, err, volume.ErrDenied, "cannot verify ***")
+}
+
+func TestACertificateWithAnotherKeyIsRefused(t *testing.T) {
+	s := newServer(t)
+	session := vaultAt(t, s).Open("")
+	token := tokenFor(t, "vault")
+	read := Read{Engine: EnginePKI, Mount: "pki", Role: "web", With: map[string]string{"common_name": "x"}}
+	first, err := session.Read(t.Context(), token, read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := session.Read(t.Context(), token, read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(map[string]any){
+		"another key":    func(d map[string]any) { d["private_key"] = first.Fields["private_key"].Reveal() },
+		"no certificate": func(d map[string]any) { d["certificate"] = "none" },
+		"half of one": func(d map[string]any) {
+			d["certificate"] = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := map[string]any{"certificate": second.Fields["certificate"].Reveal(), "private_key": second.Fields["private_key"].Reveal()}
+			change(data)
+			s.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+				if strings.Contains(r.URL.Path, "/issue/") {
+					fakevault.Answer(w, map[string]any{"data": data})
+					return true
+				}
+				return false
+			})
+			_, err := session.Read(t.Context(), token, read)
+			wantErr(t, err, volume.ErrUnavailable, "certificate")
+		})
+	}
+}
+
+func TestAServiceThatIsAwayIsAskedLessAndLess(t *testing.T) {
+	s := newServer(t)
+	s.Misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	v := vaultAt(t, s)
+	now := time.Now()
+	v.service.circuit.now = func() time.Time { return now }
+	token := tokenFor(t, "vault")
+	ask := func() error {
+		// As many volumes do.
+		_, err := v.Open("").Read(t.Context(), token, Read{Path: "a/b"})
+		return err
+	}
+	for range 100 {
+		wantErr(t, ask(), volume.ErrUnavailable, "")
+	}
+	if n := len(s.Requests()); n != toOpen {
+		t.Errorf("%d requests of 100 at once, want %d", n, toOpen)
+	}
+	wantErr(t, ask(), volume.ErrUnavailable, "has not answered since")
+	if since, away := v.Away(); !away || !since.Equal(now) {
+		t.Errorf("away since %s, %v", since, away)
+	}
+	// Ten minutes of 50 volumes that ask every second.
+	before := len(s.Requests())
+	for range 600 {
+		now = now.Add(time.Second)
+		for range 50 {
+			_ = ask()
+		}
+	}
+	if n := len(s.Requests()) - before; n < 600/int(longestOpen/time.Second) || n > 90 {
+		t.Errorf("%d requests in ten minutes", n)
+	}
+	s.Misbehave(nil)
+	s.Put("a/b", map[string]any{"x": "y"})
+	now = now.Add(longestOpen)
+	if err := ask(); err != nil {
+		t.Errorf("the service is back, and %v", err)
+	}
+	if _, away := v.Away(); away {
+		t.Error("the service is back and passes for away")
+	}
+}
+
+func TestACallerThatGoesAwayIsNoFaultOfTheService(t *testing.T) {
+	s := newServer(t)
+	s.Misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
+		<-r.Context().Done()
+		return true
+	})
+	v := vaultAt(t, s)
+	token := tokenFor(t, "vault")
+	for range 2 * toOpen {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		_, err := v.Open("").Read(ctx, token, Read{Path: "a/b"})
+		cancel()
+		wantErr(t, err, volume.ErrUnavailable, "")
+	}
+	if _, away := v.Away(); away {
+		t.Error("the service passes for away")
+	}
+}
+
+func TestOneAsksWhileTheOthersWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &circuit{now: time.Now}
+		for range toOpen {
+			if err := c.enter(); err != nil {
+				t.Fatal(err)
+			}
+			c.leave(false, false)
+		}
+		time.Sleep(firstOpen)
+		if err := c.enter(); err != nil {
+			t.Errorf("nobody may look whether the service is back: %v", err)
+		}
+		if err := c.enter(); err == nil {
+			t.Error("a second one may ask while the first does")
+		}
+		c.leave(true, false)
+		for range 3 {
+			if err := c.enter(); err != nil {
+				t.Errorf("the service is back and %v", err)
+			}
+			c.leave(true, false)
+		}
+	})
+}
+
+func FuzzAnswer(f *testing.F) {
+	good, err := json.Marshal(map[string]any{"data": map[string]any{"data": map[string]any{"x": "y"}}, "auth": map[string]any{"client_token": "t", "lease_duration": 60}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(200, good)
+	f.Add(403, []byte(`{"errors":["no"]}`))
+	f.Add(200, []byte(`{"lease_id":"a","lease_duration":9e99,"data":{"certificate":"x"}}`))
+	f.Add(302, []byte(`x`))
+	s := fakevault.New(true)
+	f.Cleanup(s.Close)
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		if status < 200 || status > 599 {
+			return
+		}
+		s.Misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(status)
+			_, _ = w.Write(body)
+			return true
+		})
+		v := vaultAt(t, s, func(f map[string]any) { delete(f, "ca") })
+		for _, r := range []Read{{Engine: EngineKV, Mount: "a", Path: "b"}, {Engine: EnginePKI, Mount: "a", Role: "b"}, {Path: "a/b"}} {
+			session := v.Open("")
+			c, err := session.Read(t.Context(), tokenFor(t, "vault"), r)
+			if err == nil && !c.Expires.IsZero() && c.Expires.Before(c.Issued.Add(-maxLife)) {
+				t.Errorf("a life of %s", c.Life())
+			}
+			_ = session.Close(t.Context())
+		}
+	})
+}

@@ -1,0 +1,85 @@
+package credential
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/pkg/secret"
+)
+
+// fieldsOf are the fields of a JSON object as texts: a text as it is, a list of texts
+// line by line, anything else as JSON.
+func fieldsOf(data map[string]any) map[string]secret.Text {
+	fields := make(map[string]secret.Text, len(data))
+	for name, value := range data {
+		fields[name] = secret.New(textOf(value))
+	}
+	return fields
+}
+
+func textOf(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	case []any:
+		var lines []string
+		for _, e := range v {
+			text, ok := e.(string)
+			if !ok {
+				lines = nil
+				break
+			}
+			lines = append(lines, strings.TrimRight(text, "\n"))
+		}
+		if lines != nil {
+			return strings.Join(lines, "\n")
+		}
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return "" // nothing that came out of JSON
+	}
+	return string(text)
+}
+
+// FieldChain is a field that a certificate of PKI gets beside Vault's own: the
+// certificate and all that lead from it to its root, as servers want them in one file.
+const FieldChain = "certificate_chain"
+
+// completeCertificate adds FieldChain and gives the end of the certificate. A
+// certificate whose private key is another's is an error.
+func completeCertificate(fields map[string]secret.Text) (expires time.Time, err error) {
+	certificate := strings.TrimRight(fields["certificate"].Reveal(), "\n") + "\n"
+	chain := certificate
+	if rest := firstOf(fields["ca_chain"].Reveal(), fields["issuing_ca"].Reveal()); rest != "" {
+		chain += strings.TrimRight(rest, "\n") + "\n"
+	}
+	fields[FieldChain] = secret.New(chain)
+	block, _ := pem.Decode([]byte(certificate))
+	if block == nil {
+		return time.Time{}, errors.New("its answer has no certificate in PEM")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}, errors.New("the certificate in its answer cannot be read")
+	}
+	if key := fields["private_key"].Reveal(); key != "" {
+		if _, err := tls.X509KeyPair([]byte(certificate), []byte(key)); err != nil {
+			return time.Time{}, errors.New("the private key in its answer is not that of the certificate")
+		}
+	}
+	if time.Until(leaf.NotAfter) > maxLife {
+		return time.Time{}, fmt.Errorf("the certificate in its answer is valid until %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return leaf.NotAfter, nil
+}

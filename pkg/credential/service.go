@@ -1,0 +1,182 @@
+package credential
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+const (
+	// requestTime bounds one request, from the connection to the last byte.
+	requestTime = 10 * time.Second
+	// maxAnswer is the size in bytes of the largest answer.
+	maxAnswer = 1 << 20
+	// maxAtOnce is how many requests to one service run at a time.
+	maxAtOnce = 8
+	// maxSaid bounds what of a service's error goes into ours, in bytes.
+	maxSaid = 300
+)
+
+// service is a server that is asked over HTTP.
+type service struct {
+	source  string // its name, for errors
+	client  *http.Client
+	circuit *circuit
+	slots   chan struct{}
+	timeout time.Duration
+}
+
+// newService is a service at an address, which no request leaves. ca are the
+// certificates of those who may vouch for it; nil means the system's.
+func newService(source string, address *url.URL, ca *x509.CertPool) *service {
+	transport := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSClientConfig:       &tls.Config{RootCAs: ca, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:   5 * time.Second,
+		ResponseHeaderTimeout: requestTime,
+		MaxIdleConnsPerHost:   2,
+		IdleConnTimeout:       30 * time.Second,
+		ForceAttemptHTTP2:     true,
+	}
+	return &service{
+		source: source,
+		client: &http.Client{
+			Transport: fenced{scheme: address.Scheme, host: address.Host, next: transport},
+			// The answer to a request that has a token in it is the last one.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		circuit: &circuit{now: time.Now},
+		slots:   make(chan struct{}, maxAtOnce),
+		timeout: requestTime,
+	}
+}
+
+// fenced is a transport that leads to one host and gives answers of a limited size.
+type fenced struct {
+	scheme, host string
+	next         http.RoundTripper
+}
+
+func (f fenced) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != f.scheme || req.URL.Host != f.host {
+		return nil, fmt.Errorf("%w: it redirects to %s://%s, which the administrator has not named", volume.ErrUnavailable, req.URL.Scheme, req.URL.Host)
+	}
+	resp, err := f.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = &limited{body: resp.Body, left: maxAnswer}
+	return resp, nil
+}
+
+// limited is a body that fails, rather than ends, at its limit.
+type limited struct {
+	body io.ReadCloser
+	left int64
+}
+
+var errTooLarge = errors.New("its answer is larger than 1 MiB")
+
+func (l *limited) Read(p []byte) (int, error) {
+	if int64(len(p)) > l.left+1 {
+		p = p[:l.left+1]
+	}
+	n, err := l.body.Read(p)
+	l.left -= int64(n)
+	if l.left < 0 {
+		return n, errTooLarge
+	}
+	return n, err
+}
+
+func (l *limited) Close() error { return l.body.Close() }
+
+// ask makes one request, if the circuit lets it. request returns an error with a
+// sentinel if the service answered, even if it refused; any other error means that it
+// did not, and so does ErrUnavailable.
+func (s *service) ask(ctx context.Context, doing string, request func(ctx context.Context) error) error {
+	fail := func(err error) error { return fmt.Errorf("source %s: %s: %w", s.source, doing, err) }
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return fail(fmt.Errorf("%w: too many requests at once: %w", volume.ErrUnavailable, ctx.Err()))
+	}
+	if err := s.circuit.enter(); err != nil {
+		return fail(err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err := request(bounded)
+	answered := err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
+		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated)
+	s.circuit.leave(answered, ctx.Err() != nil)
+	if err == nil {
+		return nil
+	}
+	if !answered && !errors.Is(err, volume.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", volume.ErrUnavailable, plain(err))
+	}
+	return fail(err)
+}
+
+// plain is the error of a request without its URL, whose query may hold what should
+// not be seen, and which the administrator knows.
+func plain(err error) error {
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// said is what a service calls its error, made fit to be shown: one line of limited
+// length, without the secrets that were in the request.
+func said(text string, secrets ...string) string {
+	for _, s := range secrets {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, "***")
+		}
+	}
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+	if len(text) > maxSaid {
+		text = strings.ToValidUTF8(text[:maxSaid], "") + "..."
+	}
+	return text
+}
+
+// refusal is the error for a status that is no success.
+func refusal(status int, text string) error {
+	sentinel := volume.ErrUnavailable
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		sentinel = volume.ErrDenied
+	case status == http.StatusNotFound:
+		sentinel = volume.ErrPrecondition
+	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusPreconditionFailed:
+	case status >= 400 && status < 500 && status < 470: // 472 and 473 are Vault's standby nodes
+		sentinel = volume.ErrDenied
+	}
+	if text == "" {
+		return fmt.Errorf("%w: it answers %d %s", sentinel, status, http.StatusText(status))
+	}
+	return fmt.Errorf("%w: it answers %d %s: %s", sentinel, status, http.StatusText(status), text)
+}
+
+// CloseIdleConnections makes http.Client.CloseIdleConnections work.
+func (f fenced) CloseIdleConnections() {
+	if t, ok := f.next.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}
