@@ -27,7 +27,8 @@ type publication struct {
 // which is what most calls find: kubelet repeats them.
 //
 // Secrets, publish context and volume context take no part in anything: tokens
-// that Kubernetes passes there may differ from call to call.
+// that Kubernetes passes there may differ from call to call, and no volume of this
+// service has anything that depends on them.
 func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	p, err := s.parsePublish(req)
 	if err != nil {
@@ -110,6 +111,9 @@ func (p *publication) resolveFormat(f volume.Format) error {
 }
 
 func (s *Server) publishFilesystem(p publication, dev *backend.Device) error {
+	if s.showsAlready(p, dev) {
+		return nil
+	}
 	infos, err := mount.List()
 	if err != nil {
 		return err

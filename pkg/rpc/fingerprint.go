@@ -3,6 +3,7 @@ package rpc
 import (
 	"crypto/sha256"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -12,7 +13,8 @@ import (
 type fingerprint [sha256.Size]byte
 
 // fingerprintOf is the same for two calls of one method whose requests are equal
-// but for secrets and tokens: kubelet repeats a call with fresh tokens.
+// but for secrets and for what Kubernetes adds of its own: kubelet repeats a call
+// with fresh tokens.
 func fingerprintOf(method string, req any) fingerprint {
 	msg, ok := req.(proto.Message)
 	if !ok {
@@ -30,7 +32,12 @@ func fingerprintOf(method string, req any) fingerprint {
 	return sha256.Sum256(append([]byte(method+"\x00"), bytes...))
 }
 
-// dropSecrets removes the secret fields and the tokens from a message.
+// kubernetesPrefix starts the keys that kubelet and the sidecars add to the maps
+// of a request, the tokens among them. They are of no volume.
+const kubernetesPrefix = "csi.storage.k8s.io/"
+
+// dropSecrets removes the secret fields, and every key of Kubernetes' own, from a
+// message.
 func dropSecrets(m protoreflect.Message) {
 	walkMessages(m, func(m protoreflect.Message) bool {
 		m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -38,10 +45,23 @@ func dropSecrets(m protoreflect.Message) {
 			case isSecret(field):
 				m.Clear(field)
 			case field.IsMap() && field.MapKey().Kind() == protoreflect.StringKind:
-				v.Map().Clear(protoreflect.ValueOfString(TokensKey).MapKey())
+				dropKubernetesKeys(v.Map())
 			}
 			return true
 		})
 		return true
 	})
+}
+
+func dropKubernetesKeys(m protoreflect.Map) {
+	var found []protoreflect.MapKey
+	m.Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
+		if strings.HasPrefix(k.String(), kubernetesPrefix) {
+			found = append(found, k)
+		}
+		return true
+	})
+	for _, k := range found {
+		m.Clear(k)
+	}
 }

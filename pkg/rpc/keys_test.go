@@ -121,7 +121,9 @@ func TestSecretsAndTokensTakeNoPartInWhetherCallsAreIdentical(t *testing.T) {
 		"refreshed tokens":   {func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[TokensKey] = "second" }, true},
 		"tokens in secrets":  {func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, TokensKey) }, true},
 		"other context":      {func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["b"] = "3" }, false},
-		"other pod":          {func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["csi.storage.k8s.io/pod.name"] = "q" }, false},
+		"other pod":          {func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["csi.storage.k8s.io/pod.name"] = "q" }, true},
+		"no pod":             {func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, "csi.storage.k8s.io/pod.name") }, true},
+		"one more of theirs": {func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["csi.storage.k8s.io/ephemeral"] = "true" }, true},
 		"other target":       {func(r *csi.NodePublishVolumeRequest) { r.TargetPath = "/u" }, false},
 		"read-only":          {func(r *csi.NodePublishVolumeRequest) { r.Readonly = true }, false},
 		"an empty block cap": {func(r *csi.NodePublishVolumeRequest) { r.VolumeCapability = &csi.VolumeCapability{} }, false},
@@ -136,6 +138,9 @@ func TestSecretsAndTokensTakeNoPartInWhetherCallsAreIdentical(t *testing.T) {
 				t.Error("the request was changed")
 			}
 		})
+	}
+	if fingerprintOf("m", publish(func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, "b") })) == original {
+		t.Error("the context of the volume itself takes no part")
 	}
 	if fingerprintOf("other method", publish(func(*csi.NodePublishVolumeRequest) {})) == original {
 		t.Error("another method has the same fingerprint")

@@ -140,7 +140,9 @@ func (s *scene) checkSecrets() {
 	if !strings.Contains(log, "method=NodePublishVolume") {
 		s.t.Error("the driver's log has no calls in it")
 	}
-	for where, text := range map[string]string{"log": log, "errors": s.said.String(), "metrics": s.metrics(log)} {
+	for where, text := range map[string]string{
+		"log": log, "errors": s.said.String(), "metrics": s.metrics(log), "records": s.records(), "loop devices and mounts": s.kernelTables(),
+	} {
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, canaryWord) {
 				s.t.Errorf("a secret shows in the %s: %s", where, line)

@@ -83,6 +83,7 @@ func run(t *testing.T, p plan, page *figures.Page) {
 	s.restart()
 	s.restartMounted()
 	s.stageAll()
+	s.republish()
 	s.stats()
 	s.empty()
 	for _, missed := range page.Missed()[before:] {
