@@ -26,6 +26,7 @@ type options struct {
 	verbosity     int
 	pod           string
 	requireShared bool
+	sources       string
 	pools         poolOptions
 }
 
@@ -43,8 +44,9 @@ func (o *options) flags() *pflag.FlagSet {
 	host, _ := os.Hostname() // without one the flag must be given
 	fs.StringVar(&o.endpoint, "endpoint", "unix:///csi/csi.sock", "the CSI socket: unix:// and an absolute path that ends in .sock")
 	fs.StringVar(&o.nodeID, "node-id", host, "the name of this node, as Kubernetes knows it")
-	fs.StringVar(&o.driverName, "driver-name", driverName, "the name of the CSIDriver object")
-	fs.StringVar(&o.mode, "mode", "all", "what to serve: all (Controller and Node for one machine)")
+	fs.StringVar(&o.driverName, "driver-name", driverName, "the name of the CSIDriver object; with --mode=identity "+identityDriverName+" unless given")
+	fs.StringVar(&o.mode, "mode", modeAll, "what to serve: all (Controller and Node for one machine), or identity (identity volumes, without any pool)")
+	fs.StringVar(&o.sources, "identity-sources", "", "with --mode=identity: the file that names the sources of credentials, in YAML (docs/reference/identity.md)")
 	fs.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's directory; staging and target paths outside it are refused")
 	fs.StringVar(&o.httpEndpoint, "http-endpoint", "", "host:port for /metrics, /healthz and /readyz; empty for none")
 	fs.DurationVar(&o.freezeTimeout, "freeze-timeout", local.DefaultFreezeTimeout, "how long a filesystem may stay frozen for a snapshot before it is thawed and the snapshot fails")

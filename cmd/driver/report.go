@@ -72,10 +72,19 @@ func (r *reporter) warn(reason cluster.Reason, text string) {
 }
 
 func (r *reporter) tell(warning bool, reason, text string) {
+	r.tellOf(cluster.Pod{}, warning, reason, text)
+}
+
+// tellOf tells of a pod; the zero value is the driver's own.
+func (r *reporter) tellOf(pod cluster.Pod, warning bool, reason, text string) {
 	level := slog.LevelInfo
 	if warning {
 		level = slog.LevelWarn
 	}
-	r.logger.Log(context.Background(), level, text, "reason", reason)
-	r.events.Send(cluster.Event{Warning: warning, Reason: reason, Text: text})
+	args := []any{"reason", reason}
+	if pod != (cluster.Pod{}) {
+		args = append(args, "pod", pod.Namespace+"/"+pod.Name)
+	}
+	r.logger.Log(context.Background(), level, text, args...)
+	r.events.Send(cluster.Event{About: pod, Warning: warning, Reason: reason, Text: text})
 }

@@ -38,8 +38,11 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 	if fs.NArg() > 0 {
 		return fmt.Errorf("%w: unexpected argument %q", volume.ErrInvalid, fs.Arg(0))
 	}
-	if o.mode != "all" {
-		return fmt.Errorf("%w: --mode=%s: this version serves one machine, --mode=all", volume.ErrInvalid, o.mode)
+	if o.driverName == identityDriverName {
+		o.mode = modeIdentity
+	}
+	if o.mode != modeAll && o.mode != modeIdentity {
+		return fmt.Errorf("%w: --mode=%s: this version has the modes %s and %s", volume.ErrInvalid, o.mode, modeAll, modeIdentity)
 	}
 	if o.nodeID == "" {
 		return fmt.Errorf("%w: --node-id is empty and the machine has no name", volume.ErrInvalid)
@@ -52,6 +55,12 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 	}
 	// After the last notice.
 	defer report.start()()
+	if o.mode == modeIdentity {
+		return serveIdentity(ctx, o, report)
+	}
+	if o.sources != "" {
+		return fmt.Errorf("%w: --identity-sources is for --mode=%s", volume.ErrInvalid, modeIdentity)
+	}
 	hook := failpoints()
 	engine, err := newEngine(o, hook, report)
 	if err != nil {

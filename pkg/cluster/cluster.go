@@ -5,7 +5,8 @@
 // bounded, put together and limited in rate, and what cannot be delivered is
 // dropped; the claim is taken by a command of its own before the driver starts.
 // It needs no right outside the namespace of its pod, and there only: leases
-// create and get, events create and patch.
+// create and get, events create and patch. Where there are identity volumes, it needs
+// the latter in the namespaces of their pods too.
 //
 // It watches nothing, reads no secret, and no decision about data depends on it.
 package cluster

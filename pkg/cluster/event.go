@@ -12,8 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Event is something that who looks at the driver's pod should see.
+// Event is something that who looks at a pod should see.
 type Event struct {
+	// About is the pod; the zero value is the driver's own. To write events about
+	// another one the driver needs the right to, in that namespace.
+	About Pod
 	// Warning says that something is wrong, or was.
 	Warning bool
 	// Reason is CamelCase and one of a fixed list.
@@ -35,8 +38,16 @@ type record struct {
 	exists      bool // the API server has the object
 }
 
-// object is the Event object of a record.
-func (r record) object(pod Pod) *corev1.Event {
+// about is the pod of an event.
+func (c *Client) about(r record) Pod {
+	if r.About == (Pod{}) {
+		return c.pod
+	}
+	return r.About
+}
+
+// object is the Event object of a record about a pod, reported by the driver's.
+func (r record) object(pod, driver Pod) *corev1.Event {
 	kind := corev1.EventTypeNormal
 	if r.Warning {
 		kind = corev1.EventTypeWarning
@@ -48,8 +59,8 @@ func (r record) object(pod Pod) *corev1.Event {
 		},
 		Reason: r.Reason, Message: r.Text, Type: kind, Count: r.count,
 		FirstTimestamp: metav1.NewTime(r.first), LastTimestamp: metav1.NewTime(r.last),
-		Source:              corev1.EventSource{Component: component, Host: pod.Node},
-		ReportingController: component, ReportingInstance: pod.Name,
+		Source:              corev1.EventSource{Component: component, Host: driver.Node},
+		ReportingController: component, ReportingInstance: driver.Name,
 	}
 }
 
@@ -66,7 +77,7 @@ func (c *Client) deliver(ctx context.Context, r record) error {
 		}
 		// The API server forgets events, after an hour by default.
 	}
-	err := c.core.Post().Namespace(c.pod.Namespace).Resource("events").Body(r.object(c.pod)).Do(ctx).Error()
+	err := c.core.Post().Namespace(c.about(r).Namespace).Resource("events").Body(r.object(c.about(r), c.pod)).Do(ctx).Error()
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
@@ -82,7 +93,7 @@ func (c *Client) raise(ctx context.Context, r record) error {
 	if err != nil {
 		return fmt.Errorf("encode the patch of event %s: %w", r.name, err)
 	}
-	err = c.core.Patch(types.MergePatchType).Namespace(c.pod.Namespace).Resource("events").Name(r.name).Body(patch).Do(ctx).Error()
+	err = c.core.Patch(types.MergePatchType).Namespace(c.about(r).Namespace).Resource("events").Name(r.name).Body(patch).Do(ctx).Error()
 	if err != nil {
 		return fmt.Errorf("patch event %s: %w", r.name, err)
 	}

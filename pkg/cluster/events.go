@@ -33,7 +33,7 @@ type EventsConfig struct {
 	Backoff time.Duration
 }
 
-// Events delivers events about the pod of a Client. The same event again raises a
+// Events delivers events about the pod of a Client, and about others. The same event again raises a
 // count. A nil *Events drops everything, for a driver that is in no pod.
 type Events struct {
 	client *Client
@@ -82,7 +82,7 @@ func (e *Events) addLocked(event Event, now time.Time) {
 	}
 	e.records = append(e.records, &record{
 		Event: event, first: now, last: now, count: 1,
-		name: fmt.Sprintf("%s.%x", e.client.pod.Name, now.UnixNano()),
+		name: fmt.Sprintf("%s.%x", e.client.about(record{Event: event}).Name, now.UnixNano()),
 	})
 }
 

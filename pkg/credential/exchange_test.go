@@ -262,7 +262,7 @@ func TestASourcesFileThatMakesNoSenseIsRefused(t *testing.T) {
 	for _, c := range []struct{ name, text, says string }{
 		{"empty", "", "no sources"},
 		{"no YAML", "{", ""},
-		{"unknown field", "sources: {a: {vault: {" + vault + ", adress: x}}}", "adress"},
+		{"unknown field", "sources: {a: {vault: {" + vault + ", uri: x}}}", "uri"},
 		{"unknown kind", "sources: {a: {consul: {}}}", "consul"},
 		{"another top", "sauces: {}", "sauces"},
 		{"no kind", "sources: {a: {}}", "0 kinds"},

@@ -223,7 +223,7 @@ func checkPath(p string) error {
 	}
 	for part := range strings.SplitSeq(p, "/") {
 		if part == "" || part == "." || part == ".." {
-			return fmt.Errorf("path %q: it has an empty part, or . or ..", p)
+			return fmt.Errorf("path %q: it has an empty part, or one of dots alone", p)
 		}
 	}
 	if i := strings.IndexFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`?#%\*+`, r) }); i >= 0 {

@@ -246,7 +246,7 @@ func TestALeaseEndsWithItsLogin(t *testing.T) {
 		t.Errorf("the lease lives for %s, its login for 10 minutes", c.Life())
 	}
 	// The login lives as long as it is renewed.
-	if renewed, ok := session.Renew(t.Context(), c); ok && renewed.Expires.Sub(time.Now()) > 10*time.Minute {
+	if renewed, ok := session.Renew(t.Context(), c); ok && time.Until(renewed.Expires) > 10*time.Minute {
 		t.Errorf("renewed to %s", renewed.Expires)
 	}
 	if s.Count("renew-self") != 1 {

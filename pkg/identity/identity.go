@@ -31,6 +31,8 @@ type Config struct {
 	Ready func() bool
 	// Capabilities are those of the engine.
 	Capabilities backend.Capabilities
+	// NodeOnly says that the driver has no Controller service: its volumes are inline.
+	NodeOnly bool
 }
 
 // Server implements csi.IdentityServer.
@@ -65,6 +67,9 @@ func (s *Server) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 // GetPluginCapabilities answers what the driver as a whole can do: it does not
 // depend on the mode of this instance (CSI spec, GetPluginCapabilities).
 func (s *Server) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
+	if s.cfg.NodeOnly {
+		return &csi.GetPluginCapabilitiesResponse{}, nil
+	}
 	caps := []*csi.PluginCapability{
 		service(csi.PluginCapability_Service_CONTROLLER_SERVICE),
 		service(csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS),

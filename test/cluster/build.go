@@ -30,6 +30,9 @@ type source struct {
 	tests []string
 	// dir is where its programs are, if not where the others' are.
 	dir string
+	// require are modules that the module itself has in its repository, with the
+	// versions that can be had instead; its replace lines for them are dropped.
+	require map[string]string
 }
 
 // programs are the sources of all that is not in Debian. The sidecars are of the
@@ -74,10 +77,14 @@ func (s source) goMod(theirs goMod) string {
 	required := map[string]bool{}
 	for _, r := range theirs.Require {
 		required[r.Path] = true
-		fmt.Fprintf(&b, "require %s %s\n", r.Path, r.Version)
+		version := r.Version
+		if other, ok := s.require[r.Path]; ok {
+			version = other
+		}
+		fmt.Fprintf(&b, "require %s %s\n", r.Path, version)
 	}
 	for _, r := range theirs.Replace {
-		if !required[r.Old.Path] {
+		if _, dropped := s.require[r.Old.Path]; dropped || !required[r.Old.Path] {
 			continue
 		}
 		to := r.New.Path + " " + r.New.Version

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/holdfast-csi/holdfast/pkg/cluster"
+	"github.com/holdfast-csi/holdfast/pkg/credential"
+	"github.com/holdfast-csi/holdfast/pkg/identity"
+	"github.com/holdfast-csi/holdfast/pkg/identityvolume"
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/podtoken"
+	"github.com/holdfast-csi/holdfast/pkg/rpc"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// The modes of serve.
+const (
+	modeAll      = "all"
+	modeIdentity = "identity"
+)
+
+// identityDriverName is the name of the CSIDriver object for identity volumes.
+// Kubernetes fixes by that name that kubelet passes tokens and calls again.
+const identityDriverName = "identity.csi.holdfast.dev"
+
+// serveIdentity serves identity volumes until ctx ends, then drains. Volumes stay
+// mounted, with the files that they have.
+func serveIdentity(ctx context.Context, o options, report *reporter) error {
+	if len(o.pools.dirs) > 0 {
+		return fmt.Errorf("%w: --mode=%s has no pools: leave --pool out", volume.ErrInvalid, modeIdentity)
+	}
+	if o.sources == "" {
+		return fmt.Errorf("%w: --mode=%s needs --identity-sources", volume.ErrInvalid, modeIdentity)
+	}
+	if o.driverName == driverName {
+		o.driverName = identityDriverName
+	}
+	sources, err := credential.Load(o.sources)
+	if err != nil {
+		return err
+	}
+	logger := report.logger
+	logger.Info("sources of credentials", "names", sources.Names(), "audiences", sources.Audiences())
+	ready := &readiness{}
+	if o.requireShared {
+		if ready.unfit = checkShared(o); ready.unfit != nil {
+			report.warn(cluster.MountNotShared, ready.unfit.Error())
+		}
+	}
+	kubelet, err := mount.OpenRoot(o.kubeletDir)
+	if err != nil {
+		return fmt.Errorf("--kubelet-dir: %w", err)
+	}
+	defer kubelet.Close()
+	volumes := identityvolume.New(identityvolume.Config{
+		NodeID: o.nodeID, Kubelet: kubelet, Sources: sources, Notice: report.noticeOfPod,
+	})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(identityvolume.NewCollector(volumes))
+	metrics := rpc.NewMetrics(o.driverName, registry)
+	ids, err := identity.New(identity.Config{DriverName: o.driverName, Version: version, Ready: ready.ok, NodeOnly: true})
+	if err != nil {
+		return err
+	}
+	server, err := rpc.New(rpc.Config{Endpoint: o.endpoint, Logger: logger, Metrics: metrics, Gate: ready.gate}, func(r grpc.ServiceRegistrar) {
+		csi.RegisterIdentityServer(r, ids)
+		csi.RegisterNodeServer(r, volumes)
+	})
+	if err != nil {
+		return err
+	}
+	ready.started.Store(ready.unfit == nil)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var group sync.WaitGroup
+	if o.httpEndpoint != "" {
+		health := rpc.NewHealth(rpc.HealthConfig{Endpoint: o.httpEndpoint, Metrics: metrics, Logger: logger, Ready: ready.err})
+		group.Go(func() {
+			if err := health.Run(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	// Calls are answered to the last before refreshes end.
+	refreshing, end := context.WithCancel(context.Background())
+	group.Go(func() { volumes.Run(refreshing) })
+	err = server.Run(ctx)
+	stop(err)
+	end()
+	group.Wait()
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// noticeOfPod passes on what somebody who looks at a pod should know.
+func (r *reporter) noticeOfPod(pod podtoken.Pod, reason identityvolume.Reason, text string) {
+	r.tellOf(cluster.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, reason.Warning(), string(reason), text)
+}

@@ -1,0 +1,205 @@
+package identityvolume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/holdfast-csi/holdfast/pkg/credential"
+	"github.com/holdfast-csi/holdfast/pkg/payload"
+	"github.com/holdfast-csi/holdfast/pkg/podtoken"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// request is what NodePublishVolume is asked for.
+type request struct {
+	id, target string // the target as mountinfo writes it
+	gid        int
+	pod        podtoken.Pod
+	spec       spec
+	source     credential.Source
+}
+
+// NodePublishVolume makes a tmpfs with the files that the pod asked for, and mounts it
+// at the target, read-only. Everything is read first: without all of it there is no
+// mount.
+//
+// A target that is published already stays as it is; the volume gets the tokens of
+// this call, and looks for changes soon after it was answered. So the call is answered
+// from memory, whatever is away.
+func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	target, err := s.target(req.GetVolumeId(), req.GetTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	published, err := s.isPublished(target)
+	if err != nil {
+		return nil, err
+	}
+	h := s.find(target)
+	switch {
+	case published && h != nil:
+		s.again(h, req)
+	case published:
+		err = s.adopt(target, req)
+	default:
+		if h != nil {
+			// Somebody unmounted it.
+			s.drop(h)
+		}
+		err = s.publish(ctx, target, req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (s *Server) target(volumeID, path string) (string, error) {
+	if volumeID == "" {
+		return "", fmt.Errorf("%w: volume id is missing", volume.ErrInvalid)
+	}
+	if path == "" {
+		return "", fmt.Errorf("%w: target path is missing", volume.ErrInvalid)
+	}
+	return s.cfg.Kubelet.Resolve(path)
+}
+
+// parse reads a request.
+func (s *Server) parse(target string, req *csi.NodePublishVolumeRequest) (request, error) {
+	r := request{id: req.GetVolumeId(), target: target}
+	mounted := req.GetVolumeCapability().GetMount()
+	switch {
+	case mounted == nil:
+		return r, fmt.Errorf("%w: an identity volume is a directory of files: volume capability is missing or asks for a block device", volume.ErrInvalid)
+	case len(mounted.GetMountFlags()) > 0:
+		return r, fmt.Errorf("%w: an identity volume takes no mount options", volume.ErrInvalid)
+	case req.GetVolumeContext()[kubernetesPrefix+"ephemeral"] != "true":
+		return r, fmt.Errorf("%w: an identity volume is inline, in the pod (csi: under volumes:), and no PersistentVolume", volume.ErrInvalid)
+	}
+	if group := mounted.GetVolumeMountGroup(); group != "" {
+		gid, err := strconv.ParseUint(group, 10, 31)
+		if err != nil {
+			return r, fmt.Errorf("%w: volume_mount_group %q: want the number of a group", volume.ErrInvalid, group)
+		}
+		r.gid = int(gid)
+	}
+	var err error
+	if r.pod, err = podtoken.PodOf(req.GetVolumeContext()); err != nil {
+		return r, err
+	}
+	if r.spec, err = parseSpec(req.GetVolumeContext()); err != nil {
+		return r, err
+	}
+	if r.source, err = s.cfg.Sources.Find(r.spec.source); err != nil {
+		return r, err
+	}
+	return r, r.source.Validate(r.spec.role, r.spec.list())
+}
+
+// token is the one of a request that a source takes, whether or not it is good.
+func token(req *csi.NodePublishVolumeRequest, source credential.Source) (podtoken.Token, error) {
+	set, err := podtoken.Read(req.GetSecrets(), req.GetVolumeContext())
+	if err != nil {
+		return podtoken.Token{}, err
+	}
+	return set.For(source.Audience())
+}
+
+func (s *Server) hold(r request) *held {
+	return &held{
+		id: r.id, target: r.target, pod: r.pod, gid: r.gid, spec: r.spec, source: r.source,
+		session: r.source.Open(r.spec.role), pace: s.pace, now: time.Now,
+		put:    func(files []payload.File, set payload.Set) error { return s.replace(r.target, files, r.gid, set) },
+		intact: func(files []payload.File) bool { return s.holds(r.target, files, r.gid) },
+		notice: func(reason Reason, text string) { s.notice(r.pod, reason, text) },
+		count:  func(outcome string) { s.count(r.spec.source, outcome) },
+		have:   map[string]credential.Credential{}, fresh: map[string]credential.Credential{},
+		state: State{Pod: r.pod, Source: r.spec.source},
+		wake:  make(chan struct{}, 1),
+	}
+}
+
+// publish is the first publication: strict.
+func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublishVolumeRequest) error {
+	r, err := s.parse(target, req)
+	if err != nil {
+		return err
+	}
+	t, err := token(req, r.source)
+	if err != nil {
+		return fmt.Errorf("publish %s for pod %s: %w", r.id, r.pod, err)
+	}
+	h := s.hold(r)
+	h.token, h.sum = t, t.Text.Sum()
+	later, intact := h.put, h.intact
+	h.put = func(files []payload.File, set payload.Set) error { return s.mount(ctx, r.target, files, r.gid, set) }
+	h.intact = func([]payload.File) bool { return false }
+	err = h.refresh(ctx, t)
+	h.put, h.intact = later, intact
+	if err == nil {
+		h.settle(nil)
+		err = s.start(h)
+	}
+	if err != nil {
+		s.closeSession(h)
+		return fmt.Errorf("publish %s for pod %s: %w", r.id, r.pod, err)
+	}
+	return nil
+}
+
+// again is a call for a volume that is published. It cannot fail: what is wrong with
+// the token shows at the next refresh.
+func (s *Server) again(h *held, req *csi.NodePublishVolumeRequest) {
+	if t, err := token(req, h.source); err == nil {
+		h.tell(t)
+	} else if !h.tokenless.Swap(true) {
+		s.notice(h.pod, RefreshFailed, fmt.Sprintf("kubelet repeats the publication of volume %s without a token that can be used: %s", h.id, err))
+	}
+}
+
+// adopt takes over a volume that an earlier driver published. It does not fail either:
+// what is wrong now was right when the volume was published, and its pod runs.
+func (s *Server) adopt(target string, req *csi.NodePublishVolumeRequest) error {
+	r, err := s.parse(target, req)
+	if err == nil {
+		var t podtoken.Token
+		t, err = token(req, r.source)
+		if err == nil {
+			h := s.hold(r)
+			h.token, h.sum, h.before = t, t.Text.Sum(), s.endAt(target)
+			h.wake <- struct{}{}
+			return s.start(h)
+		}
+	}
+	pod := r.pod
+	if pod == (podtoken.Pod{}) {
+		return fmt.Errorf("%w: refresh what is published at %s: %s", volume.ErrUnavailable, target, err.Error())
+	}
+	s.notice(pod, RefreshFailed, fmt.Sprintf("refresh the credentials of volume %s, which an earlier driver published: %s", req.GetVolumeId(), err))
+	return nil
+}
+
+// NodeUnpublishVolume overwrites the files, unmounts the volume, removes the target,
+// and ends what the volume has at its service. What is away does not hold it up.
+// Nothing there is success.
+func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	target, err := s.target(req.GetVolumeId(), req.GetTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	if h := s.find(target); h != nil {
+		s.drop(h)
+	}
+	if err := s.wipe(target); err != nil && !errors.Is(err, volume.ErrNotFound) {
+		return nil, err
+	}
+	if err := s.cfg.Kubelet.RemoveTarget(ctx, target); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}

@@ -1,0 +1,501 @@
+package identityvolume
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/holdfast-csi/holdfast/pkg/podtoken"
+	"github.com/holdfast-csi/holdfast/test/fakevault"
+)
+
+// away makes Vault answer nothing of use.
+func (s *scene) away() {
+	s.vault.Misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
+		fakevault.Refuse(w, http.StatusServiceUnavailable, "Vault is sealed")
+		return true
+	})
+}
+
+func TestAChangeAppearsWithoutANewMount(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, passwordOnly())
+	before := s.at(pod)
+	s.vault.Put("secret/data/shop", map[string]any{"password": "second"})
+	s.eventually(pod, passwordOnly(), "the new password", func() bool { return s.file(pod, "password") == "second" })
+	if after := s.at(pod); after.ID != before.ID {
+		t.Errorf("mount %d became %d", before.ID, after.ID)
+	}
+	// Nobody writes what is the same already.
+	data, err := os.Readlink(s.target(pod) + "/..data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reads := s.vault.Count("secret/data/shop")
+	s.eventually(pod, passwordOnly(), "more reads", func() bool { return s.vault.Count("secret/data/shop") >= reads+3 })
+	if now, _ := os.Readlink(s.target(pod) + "/..data"); now != data {
+		t.Error("the files were written again although nothing had changed")
+	}
+	if n := s.vault.Count("/login"); n != 1 {
+		t.Errorf("%d logins", n)
+	}
+}
+
+func TestWhileVaultIsAwayEverythingStays(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, with(passwordOnly(), AttributeOnExpiry, "fence"))
+	before := s.at(pod)
+	open, err := os.Open(s.target(pod) + "/password")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	s.away()
+	var longest time.Duration
+	for range 100 {
+		begin := time.Now()
+		s.mustPublish(pod, with(passwordOnly(), AttributeOnExpiry, "fence"))
+		longest = max(longest, time.Since(begin))
+		time.Sleep(5 * time.Millisecond)
+	}
+	if longest > 200*time.Millisecond {
+		t.Errorf("a call took %s", longest)
+	}
+	s.wantFile(pod, "password", "first")
+	if after := s.at(pod); after.ID != before.ID {
+		t.Errorf("mount %d became %d", before.ID, after.ID)
+	}
+	if n := len(s.said(RefreshFailed)); n != 1 {
+		t.Errorf("%d notices of one failure: %q", n, s.notices)
+	}
+	if state := s.States()["csi-web"]; state.Failing.IsZero() || state.Fenced {
+		t.Errorf("state %+v", state)
+	}
+	s.vault.Put("secret/data/shop", map[string]any{"password": "second"})
+	s.vault.Misbehave(nil)
+	s.eventually(pod, nil, "the new password, without a call of kubelet's", func() bool { return s.file(pod, "password") == "second" })
+	if n := len(s.said(Refreshed)); n != 1 {
+		t.Errorf("%d notices of the return: %q", n, s.notices)
+	}
+	content := make([]byte, 5)
+	if _, err := open.ReadAt(content, 0); err != nil || string(content) != "first" {
+		t.Errorf("the file that was open all the time holds %q, %v", content, err)
+	}
+}
+
+// TestACertificateIsRenewedBeforeItEnds reads certificate and key all the time, as a
+// server does that reloads.
+func TestACertificateIsRenewedBeforeItEnds(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	attributes := map[string]string{
+		AttributeSource: "main", AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 3s}}",
+		AttributeFiles: "tls.crt: web.certificate_chain\ntls.key: web.private_key",
+	}
+	s.mustPublish(pod, attributes)
+	serials := map[string]bool{}
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		dir, err := os.OpenRoot(s.target(pod) + "/..data")
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate, errA := dir.ReadFile("tls.crt")
+		key, errB := dir.ReadFile("tls.key")
+		dir.Close()
+		if errA != nil || errB != nil {
+			continue // replaced between the two: read anew
+		}
+		pair, err := tls.X509KeyPair(certificate, key)
+		if err != nil {
+			t.Fatalf("key and certificate: %v", err)
+		}
+		leaf, err := x509.ParseCertificate(pair.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !leaf.NotAfter.Add(time.Second).After(time.Now()) { // NotAfter has no parts of a second
+			t.Fatalf("the certificate ended at %s, it is %s", leaf.NotAfter, time.Now())
+		}
+		serials[leaf.SerialNumber.String()] = true
+	}
+	if len(serials) < 3 || len(serials) > 20 {
+		t.Errorf("%d certificates in 8 seconds", len(serials))
+	}
+	// Kubelet's calls make no new one.
+	issued := s.vault.Count("/issue/")
+	for range 30 {
+		s.mustPublish(pod, attributes)
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := s.vault.Count("/issue/"); n > issued+1 {
+		t.Errorf("%d certificates for 30 calls", n-issued)
+	}
+}
+
+func TestADatabaseLoginIsKeptAliveAndEndsWithTheVolume(t *testing.T) {
+	s := newScene(t)
+	s.vault.LeaseTTL, s.vault.LoginTTL = 2*time.Second, time.Hour
+	pod := podNamed("web")
+	s.mustPublish(pod, map[string]string{
+		AttributeSource: "main", AttributeCredentials: "db: {engine: database, mount: database, role: app}", AttributeFiles: "user: db.username\npassword: db.password",
+	})
+	user := s.file(pod, "user")
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if !slices.Contains(s.vault.Leases(), s.file(pod, "user")) {
+			t.Fatalf("the files name %q, and the leases of %q live", s.file(pod, "user"), s.vault.Leases())
+		}
+	}
+	s.wantFile(pod, "user", user)
+	if s.vault.Count("sys/leases/renew") < 2 {
+		t.Errorf("the lease was renewed %d times", s.vault.Count("sys/leases/renew"))
+	}
+	// When it cannot be renewed any longer, a new one comes before it ends.
+	s.vault.Deny("sys/leases/renew", true)
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if !slices.Contains(s.vault.Leases(), s.file(pod, "user")) {
+			t.Fatalf("the files name %q, and the leases of %q live", s.file(pod, "user"), s.vault.Leases())
+		}
+	}
+	if s.file(pod, "user") == user {
+		t.Error("the login was not replaced")
+	}
+	if err := s.unpublish(pod); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	if left := s.vault.Leases(); len(left) > 0 || s.vault.Logins() > 0 {
+		t.Errorf("leases of %q and %d logins are left", left, s.vault.Logins())
+	}
+}
+
+func TestWhatIsTakenAwayIsKeptOrEmptied(t *testing.T) {
+	for name, takeAway := range map[string]func(*scene){
+		"the policy":  func(s *scene) { s.vault.Deny("secret/data/shop", true) },
+		"the login":   func(s *scene) { s.vault.Deny("login", true); s.vault.ForgetLogins() },
+		"the content": func(s *scene) { s.vault.Remove("secret/data/shop") },
+	} {
+		for _, policy := range []Policy{Keep, Fence} {
+			t.Run(name+" with "+string(policy), func(t *testing.T) {
+				s := newScene(t)
+				pod := podNamed("web")
+				attributes := with(passwordOnly(), AttributeOnExpiry, string(policy))
+				s.mustPublish(pod, attributes)
+				before := s.at(pod)
+				takeAway(s)
+				if policy == Fence {
+					s.eventually(pod, attributes, "the file is empty", func() bool { return s.file(pod, "password") == "" })
+					if n := len(s.said(Fenced)); n != 1 || !s.States()["csi-web"].Fenced {
+						t.Errorf("%d notices, state %+v", n, s.States())
+					}
+				} else {
+					s.eventually(pod, attributes, "a notice", func() bool { return len(s.said(Expired)) > 0 })
+					s.wantFile(pod, "password", "first")
+				}
+				// It stays so, and is said once.
+				for range 20 {
+					s.mustPublish(pod, attributes)
+					time.Sleep(10 * time.Millisecond)
+				}
+				if n := len(s.said(Fenced)) + len(s.said(Expired)); n != 1 {
+					t.Errorf("notices: %q", s.notices)
+				}
+				s.vault.Deny("secret/data/shop", false)
+				s.vault.Deny("login", false)
+				s.vault.Put("secret/data/shop", map[string]any{"password": "again"})
+				s.eventually(pod, attributes, "the file is back", func() bool { return s.file(pod, "password") == "again" })
+				if after := s.at(pod); after.ID != before.ID || s.States()["csi-web"].Fenced {
+					t.Errorf("mount %d became %d, state %+v", before.ID, after.ID, s.States())
+				}
+			})
+		}
+	}
+}
+
+func TestARefusalForAMomentTakesNothingAway(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	attributes := with(passwordOnly(), AttributeOnExpiry, "fence")
+	s.mustPublish(pod, attributes)
+	refused := s.vault.Count("secret/data/shop")
+	s.vault.Deny("secret/data/shop", true)
+	s.eventually(pod, attributes, "a refusal", func() bool { return s.vault.Count("secret/data/shop") > refused+1 })
+	s.vault.Deny("secret/data/shop", false)
+	s.eventually(pod, attributes, "it works again", func() bool { return s.States()["csi-web"].Failing.IsZero() })
+	if len(s.said(Fenced)) > 0 {
+		t.Errorf("notices: %q", s.notices)
+	}
+}
+
+func TestWhatHasEndedIsKeptOrEmptied(t *testing.T) {
+	for _, policy := range []Policy{Keep, Fence} {
+		t.Run(string(policy), func(t *testing.T) {
+			s := newScene(t)
+			pod := podNamed("web")
+			attributes := map[string]string{
+				AttributeSource: "main", AttributeOnExpiry: string(policy),
+				AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 3s}}", AttributeFiles: "tls.key: web.private_key",
+			}
+			s.mustPublish(pod, attributes)
+			end := s.States()["csi-web"].Credentials["web"].Expires
+			key := s.file(pod, "tls.key")
+			s.away()
+			for time.Now().Before(end.Add(-100 * time.Millisecond)) {
+				s.mustPublish(pod, attributes)
+				s.wantFile(pod, "tls.key", key)
+				time.Sleep(50 * time.Millisecond)
+			}
+			if policy == Fence {
+				s.eventually(pod, nil, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
+				if late := time.Since(end); late > 2*time.Second {
+					t.Errorf("it was emptied %s after the end", late)
+				}
+			} else {
+				s.eventually(pod, nil, "a notice", func() bool { return len(s.said(Expired)) > 0 })
+				s.wantFile(pod, "tls.key", key)
+			}
+			s.vault.Misbehave(nil)
+			s.eventually(pod, nil, "a new key", func() bool {
+				return strings.Contains(s.file(pod, "tls.key"), "PRIVATE") && s.file(pod, "tls.key") != key
+			})
+		})
+	}
+}
+
+func TestARestartTouchesNothingAndTheNextCallRefreshes(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, passwordOnly())
+	before := s.at(pod)
+	s.vault.Put("secret/data/shop", map[string]any{"password": "second"})
+	s.start()
+	s.wantFile(pod, "password", "first")
+	if s.vault.Logins() != 1 {
+		t.Errorf("a stop ended the login: %d are left", s.vault.Logins())
+	}
+	s.mustPublish(pod, passwordOnly())
+	s.eventually(pod, nil, "the new password", func() bool { return s.file(pod, "password") == "second" })
+	if after := s.at(pod); after.ID != before.ID {
+		t.Errorf("mount %d became %d", before.ID, after.ID)
+	}
+	// Unpublish without a call before it.
+	s.start()
+	if err := s.unpublish(pod); err != nil {
+		t.Fatal(err)
+	}
+	s.wantNothing(pod)
+}
+
+func TestARestartWhileVaultIsAwayForgetsNoEnd(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	attributes := map[string]string{
+		AttributeSource: "main", AttributeOnExpiry: "fence",
+		AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 3s}}", AttributeFiles: "tls.key: web.private_key",
+	}
+	s.mustPublish(pod, attributes)
+	s.away()
+	s.start()
+	s.mustPublish(pod, attributes)
+	if s.file(pod, "tls.key") == "" {
+		t.Error("the file was emptied before its end")
+	}
+	s.eventually(pod, nil, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
+}
+
+func TestAfterARestartNoCallFails(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, passwordOnly())
+	for name, change := range map[string]func(*csi.NodePublishVolumeRequest){
+		"no tokens":             func(r *csi.NodePublishVolumeRequest) { r.Secrets = nil },
+		"tokens of another pod": func(r *csi.NodePublishVolumeRequest) { r.Secrets = s.request(podNamed("other"), nil).Secrets },
+		"a source that is gone": func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[AttributeSource] = "gone" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.start()
+			req := s.request(pod, passwordOnly())
+			change(req)
+			if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
+				t.Error(err)
+			}
+			s.wantFile(pod, "password", "first")
+			s.eventually(pod, nil, "a notice", func() bool { return len(s.said(RefreshFailed)) > 0 })
+			s.mu.Lock()
+			s.notices = nil
+			s.mu.Unlock()
+		})
+	}
+}
+
+func TestDamageIsMended(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, passwordOnly())
+	tree, err := s.writer(s.target(pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := tree.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/proc/self/fd/%d/", root.Fd())
+	err = errors.Join(os.Remove(dir+"password"), os.WriteFile(dir+"password", []byte("of an intruder"), 0o644))
+	tree.Close()
+	root.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Even with Vault away: what it should be is known.
+	s.eventually(pod, passwordOnly(), "the file is mended", func() bool { return s.file(pod, "password") == "first" })
+}
+
+func TestNoSecretReachesANoticeOrAState(t *testing.T) {
+	s := newScene(t)
+	const canary = "canary-of-a-password"
+	s.vault.Put("secret/data/shop", map[string]any{"password": canary})
+	pod := podNamed("web")
+	attributes := with(passwordOnly(), AttributeOnExpiry, "fence", AttributeFiles, `
+password: app.password
+x: {template: "{{ if eq .app.password \"`+canary+`\" }}x{{ else }}{{ index .app.password 9999 }}{{ end }}"}`)
+	var tokens []string
+	publish := func() {
+		req := s.request(pod, attributes)
+		tokens = append(tokens, req.Secrets[podtoken.KeyTokens])
+		if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Millisecond)
+	}
+	publish()
+	s.vault.Put("secret/data/shop", map[string]any{"password": canary + "-2"}) // the template fails
+	publish()
+	s.vault.Verify = func(_, jwt string) string { return "no " + jwt }
+	s.vault.ForgetLogins()
+	publish()
+	s.away()
+	publish()
+	s.mu.Lock()
+	text := strings.Join(s.notices, "\n") + fmt.Sprintf("%+v %#v", s.States(), s.States())
+	for _, h := range s.volumes {
+		text += fmt.Sprintf("%+v", h.spec) + fmt.Sprintf("%v", h.session) + fmt.Sprintf("%+v", h.token)
+	}
+	s.mu.Unlock()
+	if !strings.Contains(text, string(RefreshFailed)) {
+		t.Errorf("nothing failed: %s", text)
+	}
+	for _, token := range tokens {
+		signature := token[strings.LastIndex(token, ".")+1:]
+		if strings.Contains(text, signature[:20]) {
+			t.Errorf("a token shows: %s", text)
+		}
+	}
+	// The pod's own attributes have it in this test, so only what was made of it counts.
+	if strings.Contains(strings.Join(s.notices, "\n"), canary) {
+		t.Errorf("the password shows: %q", s.notices)
+	}
+	if strings.Contains(text, "hvs.") {
+		t.Errorf("a login shows: %s", text)
+	}
+}
+
+// TestFiftyPods publishes the volumes of fifty pods again and again while Vault comes
+// and goes.
+func TestFiftyPods(t *testing.T) {
+	s := newScene(t)
+	const pods = 50
+	var all []podtoken.Pod
+	for i := range pods {
+		all = append(all, podNamed(fmt.Sprintf("web-%d", i)))
+	}
+	var group sync.WaitGroup
+	for _, pod := range all {
+		group.Go(func() {
+			if err := s.publish(pod, passwordOnly()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	s.away()
+	var slow atomic.Int64
+	for range 5 {
+		for _, pod := range all {
+			begin := time.Now()
+			s.mustPublish(pod, passwordOnly())
+			if time.Since(begin) > 50*time.Millisecond {
+				slow.Add(1)
+			}
+		}
+	}
+	if slow.Load() > pods/2 {
+		t.Errorf("%d of %d calls took more than 50 ms", slow.Load(), 5*pods)
+	}
+	s.vault.Misbehave(nil)
+	s.vault.Put("secret/data/shop", map[string]any{"password": "second"})
+	for _, pod := range all {
+		s.eventually(pod, passwordOnly(), "the new password", func() bool { return s.file(pod, "password") == "second" })
+	}
+	for _, pod := range all {
+		group.Go(func() {
+			if err := s.unpublish(pod); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if left, _ := filepath.Glob(s.kubelet + "/pods/*/volumes/kubernetes.io~csi/creds/mount"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	s.stop()
+	if n := s.vault.Logins(); n > 0 {
+		t.Errorf("%d logins are left", n)
+	}
+}
+
+// TestRepublishIsCheap asks of five hundred published volumes what kubelet asks each
+// minute or so.
+func TestRepublishIsCheap(t *testing.T) {
+	s := newScene(t)
+	const pods = 500
+	attributes := map[string]string{AttributeSource: "self", AttributeCredentials: "me: {}", AttributeFiles: "token: me.token"}
+	var requests []*csi.NodePublishVolumeRequest
+	for i := range pods {
+		pod := podNamed(fmt.Sprintf("web-%d", i))
+		req := s.request(pod, attributes)
+		if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		// The same token as before: so it is four times of five.
+		requests = append(requests, req)
+	}
+	var took []time.Duration
+	for _, req := range requests {
+		begin := time.Now()
+		if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	p95 := took[pods*95/100]
+	t.Logf("%d volumes: median %s, p95 %s, longest %s", pods, took[pods/2], p95, took[pods-1])
+	// A machine that does other work too is no bug: four times the aim of 5 ms.
+	if p95 > 20*time.Millisecond {
+		t.Errorf("p95 of a republish is %s", p95)
+	}
+}

@@ -1,0 +1,186 @@
+package identityvolume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/mount"
+	"github.com/holdfast-csi/holdfast/pkg/payload"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+)
+
+// source is what mountinfo names as the source of our mounts.
+const source = "holdfast-identity"
+
+// Limits of a volume's tmpfs. There are two sets of files in it for a moment, and every
+// file of a few bytes takes a page.
+const (
+	tmpfsSize   = "4m"
+	tmpfsInodes = 4*payload.MaxFiles + 16
+)
+
+// isPublished says whether the top mount at a target is one of ours. Something else
+// that is mounted there is volume.ErrExists. It does not read the table of all mounts
+// unless something is mounted there that may not be ours.
+func (s *Server) isPublished(target string) (bool, error) {
+	t, err := s.cfg.Kubelet.OpenTarget(target)
+	if errors.Is(err, volume.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer t.Close()
+	fd := int(t.File().Fd())
+	var st unix.Statx_t
+	var fs unix.Statfs_t
+	if err := errors.Join(unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO, &st), unix.Fstatfs(fd, &fs)); err != nil {
+		return false, fmt.Errorf("look at %s: %w", target, err)
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, nil
+	}
+	if h := s.find(target); h != nil && fs.Type == unix.TMPFS_MAGIC {
+		return true, nil
+	}
+	infos, err := mount.List()
+	if err != nil {
+		return false, err
+	}
+	layers := mount.At(infos, target)
+	if len(layers) == 0 {
+		return false, nil
+	}
+	if top := layers[len(layers)-1]; top.FSType != "tmpfs" || top.Source != source {
+		return false, fmt.Errorf("%w: %s of %s is mounted at %s already: unmount that first", volume.ErrExists, top.FSType, top.Source, target)
+	}
+	return true, nil
+}
+
+// mount makes the tmpfs of a volume with its first files, and attaches it at the
+// target. There is no target before everything is in it.
+func (s *Server) mount(ctx context.Context, target string, files []payload.File, gid int, set payload.Set) error {
+	tree, err := newTmpfs(ctx, gid)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := write(tree, files, gid, set); err != nil {
+		return err
+	}
+	if err := tree.SetAttr(mount.AttrReadOnly | mount.AttrNoExec); err != nil {
+		return err
+	}
+	t, err := s.cfg.Kubelet.CreateTarget(target, mount.Dir)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return tree.Attach(t)
+}
+
+// newTmpfs is a tmpfs that is never swapped out, if the kernel knows how (6.3).
+func newTmpfs(ctx context.Context, gid int) (*mount.Tree, error) {
+	cfg := mount.Config{FSType: "tmpfs", Source: source, Options: []mount.Option{
+		{Key: "size", Value: tmpfsSize}, {Key: "nr_inodes", Value: strconv.Itoa(tmpfsInodes)},
+		{Key: "mode", Value: "0751"}, {Key: "uid", Value: "0"}, {Key: "gid", Value: strconv.Itoa(gid)},
+	}}
+	locked := cfg
+	locked.Options = append([]mount.Option{{Key: "noswap"}}, cfg.Options...)
+	tree, err := mount.New(ctx, locked)
+	if err == nil {
+		return tree, nil
+	}
+	tree, plain := mount.New(ctx, cfg)
+	if plain != nil {
+		return nil, errors.Join(plain, err)
+	}
+	return tree, nil
+}
+
+// writer opens the root of what is mounted at a target for changing it. The caller
+// closes both.
+func (s *Server) writer(target string) (*mount.Tree, error) {
+	t, err := s.cfg.Kubelet.OpenTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	return mount.Writable(t)
+}
+
+func write(tree *mount.Tree, files []payload.File, gid int, set payload.Set) error {
+	return within(tree, func(dir payload.Dir) error { return dir.Write(files, gid, set) })
+}
+
+func within(tree *mount.Tree, do func(payload.Dir) error) error {
+	root, err := tree.Root()
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(payload.In(root)), root.Close())
+}
+
+// replace gives a published volume new files. The mount that the pod has stays.
+func (s *Server) replace(target string, files []payload.File, gid int, set payload.Set) error {
+	if published, err := s.isPublished(target); err != nil || !published {
+		return errors.Join(fmt.Errorf("%w: nothing is mounted at %s any more: it is published anew at kubelet's next call", volume.ErrUnavailable, target), err)
+	}
+	tree, err := s.writer(target)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return write(tree, files, gid, set)
+}
+
+// look opens what is published at a target for reading. The caller closes it.
+func (s *Server) look(target string) (*os.File, error) {
+	t, err := s.cfg.Kubelet.OpenTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	return t.Open()
+}
+
+func (s *Server) holds(target string, files []payload.File, gid int) bool {
+	root, err := s.look(target)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	return payload.In(root).Holds(files, gid)
+}
+
+// endAt is when the files at a target end to be valid; zero if that is not known.
+func (s *Server) endAt(target string) time.Time {
+	root, err := s.look(target)
+	if err != nil {
+		return time.Time{}
+	}
+	defer root.Close()
+	set, _ := payload.In(root).Current()
+	return set.Expires
+}
+
+// wipe overwrites what is published at a target. Something that is not ours is left to
+// whoever mounted it: volume.ErrExists. Nothing there is success.
+func (s *Server) wipe(target string) error {
+	published, err := s.isPublished(target)
+	if err != nil || !published {
+		return err
+	}
+	tree, err := s.writer(target)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return within(tree, payload.Dir.Wipe)
+}
