@@ -54,29 +54,30 @@ func git(ctx context.Context, args ...string) (string, error) {
 
 // imagesHere are values for an older chart by which its containers have the images of
 // the one of this tree: the cluster has no registry, and no others.
-func imagesHere(s *scene, old, now string) map[string]any {
-	s.t.Helper()
-	images := func(dir string) map[string]any {
-		text, err := os.ReadFile(filepath.Join(dir, "values.yaml"))
-		s.must(err)
-		var values struct{ Images map[string]any }
-		s.must(yaml.Unmarshal(text, &values))
-		return values.Images
-	}
-	appVersion := func(dir string) string {
-		text, err := os.ReadFile(filepath.Join(dir, "Chart.yaml"))
-		s.must(err)
-		var c struct{ AppVersion string }
-		s.must(yaml.Unmarshal(text, &c))
-		return c.AppVersion
-	}
+func imagesHere(t *testing.T, old, now string) map[string]any {
+	t.Helper()
+	var before, today struct{ Images map[string]any }
+	var chart struct{ AppVersion string }
+	readYAML(t, filepath.Join(old, "values.yaml"), &before)
+	readYAML(t, filepath.Join(now, "values.yaml"), &today)
+	readYAML(t, filepath.Join(now, "Chart.yaml"), &chart)
 	same := map[string]any{}
-	today := images(now)
-	for key := range images(old) {
-		if image, ok := today[key].(map[string]any); ok {
+	for key := range before.Images {
+		if image, ok := today.Images[key].(map[string]any); ok {
 			same[key] = image
 		}
 	}
-	same["driver"] = map[string]any{"tag": appVersion(now)}
+	same["driver"] = map[string]any{"tag": chart.AppVersion}
 	return map[string]any{"images": same}
+}
+
+func readYAML(t *testing.T, path string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(text, into); err != nil {
+		t.Fatalf("read %s: %v", path, err)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,7 +32,8 @@ type charted struct {
 }
 
 // withoutManifests takes everything away that kubectl has installed, CRDs and namespace
-// too, and has it put back when the test has ended.
+// too, and has it put back when the test has ended. Helm takes it over before that, as
+// it does for users who move from one to the other.
 func withoutManifests(t *testing.T) *charted {
 	t.Helper()
 	a := openFor(t)
@@ -51,6 +53,11 @@ func withoutManifests(t *testing.T) *charted {
 			t.Errorf("put back what the test found: %v", err)
 		}
 	})
+	if _, err := h.apply(t.Context(), "install", c.Dir(), nil, "--take-ownership", "--force-conflicts"); err != nil {
+		t.Errorf("take over what kubectl has installed: %v", err)
+	} else if err := h.uninstall(t.Context()); err != nil {
+		t.Errorf("uninstall what kubectl had installed: %v", err)
+	}
 	if out, err := a.cluster.Kubectl(t.Context(), "delete", "-k", filepath.Join(tree, overlay), "--ignore-not-found", "--timeout=180s"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -93,24 +100,29 @@ func (h *charted) helm(ctx context.Context, values string, args ...string) (stri
 	return h.chart.Helm(ctx, values, append(args, "--kubeconfig="+config, "--namespace="+driverNamespace)...)
 }
 
-// apply runs helm install or upgrade with a chart and waits until all is ready.
-func (s *scene) apply(h *charted, verb, dir string, more map[string]any) string {
-	s.t.Helper()
-	values := maps.Clone(more)
-	if values == nil {
-		values = map[string]any{}
-	}
+// apply runs helm install or upgrade with a chart, and with the values of the machine
+// and more, and waits until all is ready.
+func (h *charted) apply(ctx context.Context, verb, dir string, more map[string]any, flags ...string) (string, error) {
+	values := map[string]any{}
 	maps.Copy(values, h.values)
+	maps.Copy(values, more)
 	text, err := yaml.Marshal(values)
-	s.must(err)
-	args := []string{verb, release, dir, "--values=-", "--wait", "--timeout=3m"}
+	if err != nil {
+		return "", err
+	}
+	args := append([]string{verb, release, dir, "--values=-", "--wait", "--timeout=3m"}, flags...)
 	if verb == "install" {
 		args = append(args, "--create-namespace")
 	}
-	out, err := h.helm(s.ctx, string(text), args...)
-	s.must(err)
-	s.awaitRollout()
-	return out
+	return h.helm(ctx, string(text), args...)
+}
+
+// uninstall runs helm uninstall and waits until no pod of the driver is left.
+func (h *charted) uninstall(ctx context.Context) error {
+	if _, err := h.helm(ctx, "", "uninstall", release, "--wait", "--timeout=3m"); err != nil {
+		return err
+	}
+	return noneOf(ctx, all(h.kube.CoreV1().Pods(driverNamespace), "pods of the driver"), func(*corev1.Pod) bool { return true })
 }
 
 // TestTheChartFromInstallToUninstall does with Helm what a user does in a year: installs
@@ -118,32 +130,34 @@ func (s *scene) apply(h *charted, verb, dir string, more map[string]any) string 
 // rolls back, uninstalls and installs again, while pods write to volumes of every kind.
 func TestTheChartFromInstallToUninstall(t *testing.T) {
 	h := withoutManifests(t)
+	first, images := h.chart.Dir(), map[string]any{}
+	before, why := previousChart(t)
+	if before != "" {
+		first, images = before, imagesHere(t, before, h.chart.Dir())
+	}
+	t.Logf("helm install of %s", why)
+	notes, err := h.apply(t.Context(), "install", first, images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(notes, "daemonset/holdfast") {
+		t.Errorf("helm install says nothing of what to do next:\n%s", notes)
+	}
 	s := newScene(t)
 	s.afterwards(func(late *scene) { // the scene cannot be removed without a driver
 		if _, err := late.kube.AppsV1().DaemonSets(driverNamespace).Get(late.ctx, driverSet, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-			late.apply(h, "install", h.chart.Dir(), nil)
+			late.apply(h, "install", nil)
 		}
 	})
 	const newer = driverImage + ":v0.1.1-chart"
 	s.must(s.cluster.BuildDriverImage(s.ctx, newer))
 	s.afterwards(func(late *scene) { late.must(late.cluster.RemoveImage(late.ctx, newer)) })
-
-	first, images := h.chart.Dir(), map[string]any{}
-	before, why := previousChart(t)
-	if before != "" {
-		first, images = before, imagesHere(s, before, h.chart.Dir())
-	}
-	s.step("helm install of %s", why)
-	notes := s.apply(h, "install", first, images)
-	if !strings.Contains(notes, "daemonset/holdfast") {
-		t.Errorf("helm install says nothing of what to do next:\n%s", notes)
-	}
 	s.used("installed")
 	writers := s.writers()
 	kept := s.kept()
 
 	s.undisturbed(writers, "helm upgrade", func() {
-		s.apply(h, "upgrade", h.chart.Dir(), map[string]any{"images": map[string]any{"driver": map[string]any{"tag": "v0.1.1-chart"}}})
+		s.apply(h, "upgrade", map[string]any{"images": map[string]any{"driver": map[string]any{"tag": "v0.1.1-chart"}}})
 	})
 	if image := container(&s.driverPod().Spec, driverContainer).Image; image != newer {
 		t.Errorf("after the upgrade the driver is %s, want %s", image, newer)
@@ -165,23 +179,30 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	s.used("rolled back")
 
 	s.undisturbed(writers, "helm uninstall", func() {
-		_, err := h.helm(s.ctx, "", "uninstall", release, "--wait", "--timeout=3m")
-		s.must(err)
-		s.must(noneOf(s.ctx, all(s.kube.CoreV1().Pods(driverNamespace), "pods of the driver"), func(*corev1.Pod) bool { return true }))
+		s.must(h.uninstall(s.ctx))
 		s.uninstalled(kept)
 	})
 	s.uninstalled(kept)
 
-	s.undisturbed(writers, "helm install after the uninstall", func() { s.apply(h, "install", h.chart.Dir(), nil) })
+	s.undisturbed(writers, "helm install after the uninstall", func() { s.apply(h, "install", nil) })
 	s.used("installed again")
 	kept.restored.verify("/data/file", 1)
 	s.claim(restoreOf("kept", newClaim("kept-again", classExt4, small)))
 	s.run(idle("kept-again", "kept-again")).verify("/data/file", 1)
 	s.deleteSnapshot("kept")
 	s.refusesASecond(h)
+	s.leavesAnotherControllerAlone(h)
 	for _, w := range writers {
 		w.finish()
 	}
+}
+
+// apply brings the chart of this tree onto the cluster.
+func (s *scene) apply(h *charted, verb string, more map[string]any) {
+	s.t.Helper()
+	_, err := h.apply(s.ctx, verb, h.chart.Dir(), more)
+	s.must(err)
+	s.awaitRollout()
 }
 
 // used does what everybody does with a driver: a claim of a first pod, a snapshot, a
@@ -291,4 +312,33 @@ func (s *scene) refusesASecond(h *charted) {
 		s.t.Errorf("after a second release was refused there are %v", got)
 	}
 	s.awaitRollout()
+}
+
+// leavesAnotherControllerAlone demands that the chart has no snapshot controller where
+// the cluster has one already.
+func (s *scene) leavesAnotherControllerAlone(h *charted) {
+	s.t.Helper()
+	const foreign = "rke2-snapshot-controller"
+	const ours = "# Source: holdfast/templates/snapshot-controller/deployment.yaml"
+	upgrade := func() string {
+		out, err := h.helm(s.ctx, "", "upgrade", release, h.chart.Dir(), "--reuse-values", "--dry-run=server")
+		s.must(err)
+		return out
+	}
+	if out := upgrade(); !strings.Contains(out, ours) {
+		s.t.Errorf("the chart has no snapshot controller, and nobody else has:\n%s", out)
+	}
+	labels := map[string]string{"app": foreign}
+	_, err := s.kube.AppsV1().Deployments(s.ns).Create(s.ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: foreign},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: new(int32), // it need not run to be seen
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podSpec("idle")},
+		},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	if out := upgrade(); strings.Contains(out, ours) || !strings.Contains(out, "the cluster's own snapshot controller, "+s.ns+"/"+foreign) {
+		s.t.Errorf("the chart does not leave %s alone:\n%s", foreign, out)
+	}
 }
