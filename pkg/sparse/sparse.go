@@ -36,13 +36,14 @@ type Digest string
 // volume.ErrInUse: something makes it shorter.
 func Copy(ctx context.Context, dst, src *os.File, size volume.Bytes, did func(volume.Bytes)) (Digest, error) {
 	sum := newDigest()
-	err := read(ctx, src, int64(size), did, func(at int64, data []byte) error {
-		sum.add(at, data)
-		_, err := dst.WriteAt(data, at)
-		return err
-	})
+	// First, for a file that grows as it is written gets room beyond its end (xfs).
+	err := dst.Truncate(int64(size))
 	if err == nil {
-		err = dst.Truncate(int64(size))
+		err = read(ctx, src, int64(size), did, func(at int64, data []byte) error {
+			sum.add(at, data)
+			_, err := dst.WriteAt(data, at)
+			return err
+		})
 	}
 	if err != nil {
 		return "", fmt.Errorf("copy %s: %w", src.Name(), err)

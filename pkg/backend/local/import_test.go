@@ -310,14 +310,14 @@ func TestTheSizeThatIsChosenIsEnough(t *testing.T) {
 	trees := map[string]func(dir string){
 		"nothing": func(string) {},
 		"many empty files": func(dir string) {
-			for i := range 30000 {
+			for i := range 5000 {
 				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("a-file-with-a-rather-long-name-of-%d-and-more", i)), nil, 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
 		},
 		"many small files": func(dir string) {
-			for i := range 200 {
+			for i := range 20 {
 				sub := filepath.Join(dir, fmt.Sprint(i))
 				if err := os.Mkdir(sub, 0o700); err != nil {
 					t.Fatal(err)
@@ -335,7 +335,7 @@ func TestTheSizeThatIsChosenIsEnough(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range 100 {
+			for range 30 {
 				if _, err := f.Write(block); err != nil {
 					t.Fatal(err)
 				}
