@@ -16,7 +16,8 @@ func writeNotice(path string, modules []module) error {
 	}
 	for _, m := range modules {
 		for _, t := range m.texts {
-			fmt.Fprintf(&b, "\n%s\n%s %s, %s\n%[1]s\n\n%s\n", strings.Repeat("-", 80), m.Path, m.Version, t.name, strings.TrimSpace(t.content))
+			ruler := strings.Repeat("-", 80)
+			fmt.Fprintf(&b, "\n%s\n%s %s, %s\n%s\n\n%s\n", ruler, m.Path, m.Version, t.name, ruler, strings.TrimSpace(t.content))
 		}
 	}
 	return os.WriteFile(path, []byte(b.String()), 0o644)
