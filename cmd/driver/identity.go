@@ -8,6 +8,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
+	// The image has no certificates of authorities, and clouds are public.
+	_ "golang.org/x/crypto/x509roots/fallback"
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-csi/holdfast/pkg/cluster"
