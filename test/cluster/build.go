@@ -19,7 +19,8 @@ type source struct {
 	module  string
 	version string
 	// local is the version of the modules that the module's own go.mod replaces by
-	// directories of its repository, which nobody can download.
+	// directories of its repository, which nobody can download; "" if they are those
+	// that it requires.
 	local string
 	// stamp is a variable that the linker sets to the version.
 	stamp    string
@@ -30,9 +31,6 @@ type source struct {
 	tests []string
 	// dir is where its programs are, if not where the others' are.
 	dir string
-	// require are modules that the module itself has in its repository, with the
-	// versions that can be had instead; its replace lines for them are dropped.
-	require map[string]string
 }
 
 // programs are the sources of all that is not in Debian. The sidecars are of the
@@ -77,18 +75,17 @@ func (s source) goMod(theirs goMod) string {
 	required := map[string]bool{}
 	for _, r := range theirs.Require {
 		required[r.Path] = true
-		version := r.Version
-		if other, ok := s.require[r.Path]; ok {
-			version = other
-		}
-		fmt.Fprintf(&b, "require %s %s\n", r.Path, version)
+		fmt.Fprintf(&b, "require %s %s\n", r.Path, r.Version)
 	}
 	for _, r := range theirs.Replace {
-		if _, dropped := s.require[r.Old.Path]; dropped || !required[r.Old.Path] {
+		if !required[r.Old.Path] {
 			continue
 		}
 		to := r.New.Path + " " + r.New.Version
 		if strings.HasPrefix(r.New.Path, ".") {
+			if s.local == "" {
+				continue // the versions that it requires can be downloaded
+			}
 			to = r.Old.Path + " " + s.local
 		}
 		fmt.Fprintf(&b, "replace %s %s => %s\n", r.Old.Path, r.Old.Version, to)

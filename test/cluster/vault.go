@@ -8,10 +8,7 @@ import (
 // vault is HashiCorp Vault, the last version under the MPL. It is not among programs,
 // for most of what a cluster is used for needs none, and its build takes long.
 func vault() source {
-	return source{
-		name: "vault", module: "github.com/hashicorp/vault", version: "v1.14.1", packages: []string{""},
-		require: map[string]string{"github.com/hashicorp/vault/api": "v1.9.2", "github.com/hashicorp/vault/sdk": "v0.9.2"},
-	}
+	return source{name: "vault", module: "github.com/hashicorp/vault", version: "v1.14.1", packages: []string{""}}
 }
 
 // BuildVault builds the program vault beside those of the cluster, unless it is there.

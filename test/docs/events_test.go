@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/backend/local"
 	"github.com/holdfast-csi/holdfast/pkg/cluster"
+	"github.com/holdfast-csi/holdfast/pkg/identityvolume"
 )
 
 func TestEventsAreDocumented(t *testing.T) {
@@ -17,6 +18,9 @@ func TestEventsAreDocumented(t *testing.T) {
 	}
 	for _, r := range cluster.Reasons() {
 		want[string(r)] = "Warning"
+	}
+	for _, r := range identityvolume.Reasons() {
+		want[string(r)] = kinds[r.Warning()]
 	}
 	got := map[string]string{}
 	for _, row := range rows(t, readFile(t, "docs/reference/events.md")) {
