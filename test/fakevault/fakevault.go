@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -62,17 +63,38 @@ type lease struct {
 
 // New is a Server on this machine with TLS; plain says without.
 func New(plain bool) *Server {
+	s := newServer()
+	if plain {
+		s.Server = httptest.NewServer(s)
+	} else {
+		s.Server = httptest.NewTLSServer(s)
+	}
+	return s
+}
+
+// NewAt is a Server without TLS at an address of this machine.
+func NewAt(address string) (*Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for a fake Vault: %w", err)
+	}
+	s := newServer()
+	s.Server = httptest.NewUnstartedServer(s)
+	if err := s.Listener.Close(); err != nil {
+		return nil, err
+	}
+	s.Listener = listener
+	s.Start()
+	return s, nil
+}
+
+func newServer() *Server {
 	s := &Server{
 		Verify:   func(string, string) string { return "" },
 		LoginTTL: time.Hour, LeaseTTL: time.Hour,
 		logins: map[string]*login{}, leases: map[string]*lease{}, denied: map[string]bool{}, kv: map[string]map[string]any{},
 	}
 	s.makeCA()
-	if plain {
-		s.Server = httptest.NewServer(s)
-	} else {
-		s.Server = httptest.NewTLSServer(s)
-	}
 	return s
 }
 
