@@ -65,6 +65,25 @@ func TestEveryImageOfTheManifestsCanBeMade(t *testing.T) {
 	}
 }
 
+// Programs of two versions of Kubernetes are kept apart, and staging modules have the
+// version that upstream gives them.
+func TestAnotherKubernetesHasAPlaceOfItsOwn(t *testing.T) {
+	seen := map[string]bool{}
+	for _, version := range []string{defaultKubernetes, "v1.34.4"} {
+		l := layout{tree: "/tree", kubernetes: version}
+		k := l.programs()[0]
+		if k.version != version || k.local != "v0"+strings.TrimPrefix(version, "v1") {
+			t.Errorf("for %s module %s is of %s, its parts are of %s", version, k.module, k.version, k.local)
+		}
+		for _, d := range append(l.controlPlane()[1:], l.kubelet()) {
+			if filepath.Dir(d.path) != k.dir || seen[d.path] {
+				t.Errorf("%s of %s is %s, and is built into %s", d.name, version, d.path, k.dir)
+			}
+			seen[d.path] = true
+		}
+	}
+}
+
 func TestUnknownImageIsRefused(t *testing.T) {
 	for _, ref := range []string{"example.org/other:1", sidecarName + "csi-provisioner:v0.0.1", sidecarName + "csi-attacher:v4.13.0", suiteName + "perl:5.26"} {
 		if _, err := (layout{}).maker(ref); err == nil {

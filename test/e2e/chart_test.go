@@ -329,12 +329,14 @@ func (s *scene) leavesAnotherControllerAlone(h *charted) {
 		s.t.Errorf("the chart has no snapshot controller, and nobody else has:\n%s", out)
 	}
 	labels := map[string]string{"app": foreign}
+	spec := podSpec("idle")
+	spec.RestartPolicy = corev1.RestartPolicyAlways
 	_, err := s.kube.AppsV1().Deployments(s.ns).Create(s.ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: foreign},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: new(int32), // it need not run to be seen
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: podSpec("idle")},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec},
 		},
 	}, metav1.CreateOptions{})
 	s.must(err)
