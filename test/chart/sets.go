@@ -7,7 +7,8 @@ const Everything = "disks, and everything optional"
 // documents.
 func ValueSets() map[string]string {
 	return map[string]string{
-		"no values": "",
+		"no values":      "",
+		"a larger image": "pools: [{size: 100Gi}]", // as --set pools[0].size=100Gi
 		Everything: `
 pools:
   - {name: default, size: 100Gi, filesystem: xfs}

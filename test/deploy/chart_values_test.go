@@ -27,7 +27,6 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"trimInterval: daily":                                                         "/trimInterval",
 		"kubeletDir: var/lib/kubelet":                                                 "/kubeletDir",
 		"poolsDir: /var/lib/holdfast/pools/":                                          "/poolsDir",
-		"pools: [{size: 20Gi}]":                                                       "/pools/0",
 		"pools: [{name: Default}]":                                                    "/pools/0/name",
 		"pools: [{name: a, size: 20GB}]":                                              "/pools/0/size",
 		"pools: [{name: a, size: 20}]":                                                "/pools/0/size",
@@ -38,6 +37,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"storageClasses: [{name: a, reclaimPolicy: Recycle}]":                         "/storageClasses/0/reclaimPolicy",
 		"storageClasses: [{name: a, parameters: {pool: {}}}]":                         "/storageClasses/0/parameters/pool",
 		"volumeSnapshotClasses: [{name: a, deletionPolicy: Keep}]":                    "/volumeSnapshotClasses/0/deletionPolicy",
+		"pools: [{size: 20Gi}, {name: default}]":                                      `two have the name "default"`,
 		"snapshotController: {enabled: maybe}":                                        "/snapshotController/enabled",
 		"snapshotController: {image: x}":                                              "/snapshotController",
 		"images: {driver: {tag: v1}, csi: {}}":                                        "/images",
@@ -150,7 +150,7 @@ func TestNotesSayWhatToDoNext(t *testing.T) {
 		values: "pools: [{name: ssd, filesystem: xfs}]\nnodeSelector: {kubernetes.io/hostname: store}",
 		want: []string{
 			"ssd: /var/lib/holdfast/pools/ssd, which you prepare once",
-			"/driver pool init --pool-filesystem=xfs ssd=/dev/disk/by-id/YOUR-DISK\n", "rollout restart daemonset/holdfast",
+			"/driver pool init --pool-filesystem=ssd=xfs ssd=/dev/disk/by-id/YOUR-DISK\n", "rollout restart daemonset/holdfast",
 		},
 		not: []string{"an image of", "name yours", "--dir="},
 	}, {

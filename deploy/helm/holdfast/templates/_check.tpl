@@ -14,13 +14,14 @@ What a schema cannot say of values. Each message names the value, and what to do
 {{- $names := list }}
 {{- $dirs := list }}
 {{- range .Values.pools }}
-{{- if has .name $names }}
-{{- fail (printf "pools: two have the name %q" .name) }}
+{{- $name := include "holdfast.poolName" (list $ .) }}
+{{- if has $name $names }}
+{{- fail (printf "pools: two have the name %q" $name) }}
 {{- end }}
-{{- $names = append $names .name }}
+{{- $names = append $names $name }}
 {{- $dir := include "holdfast.poolDir" (list $ .) }}
 {{- if not (hasPrefix (printf "%s/" $pools) $dir) }}
-{{- fail (printf "pools: the dir %s of pool %s is not below poolsDir, %s, and the host would not see what is mounted there; move it, or set poolsDir to the directory that has all pools" $dir .name $pools) }}
+{{- fail (printf "pools: the dir %s of pool %s is not below poolsDir, %s, and the host would not see what is mounted there; move it, or set poolsDir to the directory that has all pools" $dir $name $pools) }}
 {{- end }}
 {{- range $dirs }}
 {{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $dir)) (hasPrefix (printf "%s/" $dir) (printf "%s/" .)) }}

@@ -44,9 +44,13 @@ annotations:
 {{ $image.repository }}:{{ $image.tag }}
 {{- end }}
 
+{{/* The name and the directory of a pool: (list $ POOL). */}}
+{{- define "holdfast.poolName" -}}
+{{ (index . 1).name | default "default" }}
+{{- end }}
+
 {{- define "holdfast.poolDir" -}}
-{{- $pool := index . 1 -}}
-{{ $pool.dir | default (printf "%s/%s" (index . 0).Values.poolsDir $pool.name) }}
+{{ (index . 1).dir | default (printf "%s/%s" (index . 0).Values.poolsDir (include "holdfast.poolName" .)) }}
 {{- end }}
 
 {{/*
