@@ -146,7 +146,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	s := newScene(t)
 	s.afterwards(func(late *scene) { // the scene cannot be removed without a driver
 		if _, err := late.kube.AppsV1().DaemonSets(driverNamespace).Get(late.ctx, driverSet, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-			late.apply(h, "install", nil)
+			late.bring(h, "install", nil)
 		}
 	})
 	const newer = driverImage + ":v0.1.1-chart"
@@ -157,7 +157,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	kept := s.kept()
 
 	s.undisturbed(writers, "helm upgrade", func() {
-		s.apply(h, "upgrade", map[string]any{"images": map[string]any{"driver": map[string]any{"tag": "v0.1.1-chart"}}})
+		s.bring(h, "upgrade", map[string]any{"images": map[string]any{"driver": map[string]any{"tag": "v0.1.1-chart"}}})
 	})
 	if image := container(&s.driverPod().Spec, driverContainer).Image; image != newer {
 		t.Errorf("after the upgrade the driver is %s, want %s", image, newer)
@@ -184,7 +184,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	})
 	s.uninstalled(kept)
 
-	s.undisturbed(writers, "helm install after the uninstall", func() { s.apply(h, "install", nil) })
+	s.undisturbed(writers, "helm install after the uninstall", func() { s.bring(h, "install", nil) })
 	s.used("installed again")
 	kept.restored.verify("/data/file", 1)
 	s.claim(restoreOf("kept", newClaim("kept-again", classExt4, small)))
@@ -197,8 +197,8 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	}
 }
 
-// apply brings the chart of this tree onto the cluster.
-func (s *scene) apply(h *charted, verb string, more map[string]any) {
+// bring brings the chart of this tree onto the cluster.
+func (s *scene) bring(h *charted, verb string, more map[string]any) {
 	s.t.Helper()
 	_, err := h.apply(s.ctx, verb, h.chart.Dir(), more)
 	s.must(err)
