@@ -39,7 +39,7 @@ BENCH_PAGE ?= docs/reference/performance.md
 SCALE_PAGE ?= docs/reference/scale.md
 
 # Upstream's storage tests: which ones, and where the results go.
-FOCUS ?= External.Storage
+FOCUS ?=
 SKIP ?=
 FSTYPE ?= xfs
 PROCS ?= 4

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,31 +112,45 @@ func (l layout) agnhost(ctx context.Context, dir string) (string, error) {
 	return "/agnhost", copyFile(filepath.Join(l.kubernetesDir(), "agnhost"), filepath.Join(dir, "agnhost"))
 }
 
-// glibc is the image with a dd that knows oflag=nocache, which busybox does not.
+// glibc is the image with a dd that knows oflag=nocache, which busybox does not. It
+// has another shell, too: busybox' takes its own dd whatever PATH has.
 func (l layout) glibc(ctx context.Context, dir string) (string, error) {
 	entrypoint, err := l.busybox("", nil)(ctx, dir)
 	if err != nil {
 		return "", err
 	}
-	const dd = "/bin/dd"
-	if err := os.Remove(filepath.Join(dir, dd)); err != nil {
-		return "", err
-	}
-	needed, err := command(ctx, "ldd", dd)
-	if err != nil {
-		return "", err
-	}
-	files := []string{dd}
-	for word := range strings.FieldsSeq(needed) {
-		if strings.HasPrefix(word, "/") {
-			files = append(files, word)
+	for from, to := range map[string]string{"/bin/dd": "bin/dd", "/bin/dash": "bin/sh"} {
+		if err := os.Remove(filepath.Join(dir, to)); err != nil {
+			return "", err
 		}
-	}
-	for _, file := range files {
-		to := filepath.Join(dir, file)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), copyFile(file, to)); err != nil {
+		if err := copyWithLibraries(ctx, from, filepath.Join(dir, to), dir); err != nil {
 			return "", err
 		}
 	}
 	return entrypoint, nil
+}
+
+// copyWithLibraries copies a program, and the shared libraries that it needs to
+// where the program looks for them below root, unless they are there.
+func copyWithLibraries(ctx context.Context, program, to, root string) error {
+	if err := copyFile(program, to); err != nil {
+		return err
+	}
+	needed, err := command(ctx, "ldd", program)
+	if err != nil {
+		return err
+	}
+	for library := range strings.FieldsSeq(needed) {
+		if !strings.HasPrefix(library, "/") {
+			continue
+		}
+		to := filepath.Join(root, library)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := copyFile(library, to); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
