@@ -42,6 +42,7 @@ SCALE_PAGE ?= docs/reference/scale.md
 FOCUS ?=
 SKIP ?=
 FSTYPE ?= xfs
+BINDING ?= WaitForFirstConsumer
 PROCS ?= 4
 # true lets the disruptive ones log in to the node; they need openssh-server.
 NODE_SSH ?= false
@@ -105,7 +106,7 @@ e2e: cluster-packages bin/summary ## tests on a real Kubernetes; on the cluster 
 
 .PHONY: e2e-external
 e2e-external: cluster-packages ## upstream's storage tests that match FOCUS and not SKIP, PROCS at a time, JUnit in EXTERNAL_DIR; built once, which takes minutes (root)
-	@hack/e2e-external.sh -focus '$(FOCUS)' -skip '$(SKIP)' -fstype $(FSTYPE) -procs $(PROCS) -ssh=$(NODE_SSH) -out $(EXTERNAL_DIR)
+	@hack/e2e-external.sh -focus '$(FOCUS)' -skip '$(SKIP)' -fstype $(FSTYPE) -binding $(BINDING) -procs $(PROCS) -ssh=$(NODE_SSH) -out $(EXTERNAL_DIR)
 
 .PHONY: e2e-external-short
 e2e-external-short: cluster-packages ## a selection of them, a few of each kind, some ten minutes (root)

@@ -55,17 +55,21 @@ func writeDefinition(ctx context.Context, c *cluster.Cluster, suite cluster.Suit
 	if err != nil {
 		return "", err
 	}
-	if err := writeClass(class, o.fsType); err != nil {
+	if err := writeClass(class, o.fsType, o.binding); err != nil {
 		return "", err
 	}
 	definition["StorageClass"] = map[string]any{"FromFile": class}
 	return writeYAML(filepath.Join(o.out, "driver.yaml"), definition)
 }
 
-// writeClass writes the class with a filesystem.
-func writeClass(file, fsType string) error {
-	if err := checkFSType(fsType); err != nil {
-		return err
+// writeClass writes the class with a filesystem and a binding mode.
+func writeClass(file, fsType, binding string) error {
+	if !slices.Contains([]string{"ext4", "xfs"}, fsType) {
+		return fmt.Errorf("-fstype=%s: want ext4 or xfs", fsType)
+	}
+	modes := []string{string(storagev1.VolumeBindingWaitForFirstConsumer), string(storagev1.VolumeBindingImmediate)}
+	if !slices.Contains(modes, binding) {
+		return fmt.Errorf("-binding=%s: want %s", binding, strings.Join(modes, " or "))
 	}
 	class, err := readYAML(classFile)
 	if err != nil {
@@ -75,7 +79,7 @@ func writeClass(file, fsType string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", classFile, err)
 	}
-	parameters[fsTypeKey] = fsType
+	parameters[fsTypeKey], class["volumeBindingMode"] = fsType, binding
 	_, err = writeYAML(file, class)
 	return err
 }

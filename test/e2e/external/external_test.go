@@ -155,17 +155,19 @@ func TestCapabilitiesAreReadFromTheSource(t *testing.T) {
 func TestClassHasTheFilesystem(t *testing.T) {
 	atTop(t)
 	file := filepath.Join(t.TempDir(), "class.yaml")
-	if err := writeClass(file, "ext4"); err != nil {
+	if err := writeClass(file, "ext4", "Immediate"); err != nil {
 		t.Fatal(err)
 	}
 	class, err := readYAML(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]any{fsTypeKey: "ext4"}, class["parameters"]); diff != "" || class["provisioner"] != "csi.holdfast.dev" {
+	if diff := cmp.Diff(map[string]any{fsTypeKey: "ext4"}, class["parameters"]); diff != "" || class["volumeBindingMode"] != "Immediate" || class["provisioner"] != "csi.holdfast.dev" {
 		t.Errorf("%v of %v", diff, class)
 	}
-	if err := writeClass(file, "ntfs"); err == nil {
-		t.Error("a class of ntfs was written")
+	for _, c := range [][2]string{{"ntfs", "Immediate"}, {"xfs", "Late"}} {
+		if err := writeClass(file, c[0], c[1]); err == nil {
+			t.Errorf("a class of %s was written", c)
+		}
 	}
 }

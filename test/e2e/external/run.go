@@ -10,11 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/test/cluster"
 	"github.com/holdfast-csi/holdfast/test/figures"
 )
@@ -33,7 +33,7 @@ const external = `External.Storage.*`
 // options are the flags of run.
 type options struct {
 	focus, skip, selection string
-	fsType, out            string
+	fsType, binding, out   string
 	procs                  int
 	timeout                time.Duration
 	ssh                    bool
@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.StringVar(&o.skip, "skip", "", "a regular expression; the tests that it matches do not run")
 	flags.StringVar(&o.selection, "selection", "", "a file with a regular expression a line, instead of -focus")
 	flags.StringVar(&o.fsType, "fstype", "xfs", "the filesystem where a test does not choose: xfs or ext4")
+	flags.StringVar(&o.binding, "binding", "WaitForFirstConsumer", "when a volume is made where a test does not choose: WaitForFirstConsumer or Immediate")
 	flags.StringVar(&o.out, "out", "dist/external", "the directory for the results")
 	flags.IntVar(&o.procs, "procs", 2*runtime.NumCPU(), "how many tests run at a time")
 	flags.BoolVar(&o.ssh, "ssh", false, "let tests log in to the node and stop kubelet: those that are called disruptive need it")
@@ -170,6 +171,10 @@ func runGinkgo(ctx context.Context, c *cluster.Cluster, suite cluster.Suite, def
 
 // describe writes what a run was and what it ran on, for the page.
 func describe(suite cluster.Suite, o options, took time.Duration) error {
+	pools, err := mount.Containing(cluster.PoolsDir)
+	if err != nil {
+		return err
+	}
 	var p figures.Page
 	p.Machine()
 	what := "all of External.Storage"
@@ -182,18 +187,8 @@ func describe(suite cluster.Suite, o options, took time.Duration) error {
 	if o.skip != "" {
 		what += ", without `" + o.skip + "`"
 	}
-	p.Line("* tests: those of Kubernetes %s, %s; %d at a time; %s where a test chooses no filesystem", suite.Version, what, o.procs, o.fsType)
-	p.Line("* on: Kubernetes %s of one node, [driver.yaml](../../test/e2e/external/driver.yaml)", suite.Version)
+	p.Line("* tests: those of Kubernetes %s, %s; %d at a time; %s and %s where a test does not choose", suite.Version, what, o.procs, o.fsType, o.binding)
+	p.Line("* on: Kubernetes %s of one node, a pool image on %s, [driver.yaml](../../test/e2e/external/driver.yaml)", suite.Version, pools.FSType)
 	p.Line("* took: %s", took.Round(time.Second))
 	return os.WriteFile(filepath.Join(o.out, machineFile), p.Bytes(), 0o644)
-}
-
-// fsTypes are those that -fstype may name.
-func fsTypes() []string { return []string{"ext4", "xfs"} }
-
-func checkFSType(t string) error {
-	if !slices.Contains(fsTypes(), t) {
-		return fmt.Errorf("-fstype=%s: want one of %s", t, strings.Join(fsTypes(), ", "))
-	}
-	return nil
 }
