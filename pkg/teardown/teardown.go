@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/pkg/loop"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -65,7 +67,9 @@ func Below(ctx context.Context, dir string) error {
 		}
 	}
 	for ; ; time.Sleep(5 * time.Millisecond) {
-		left, err := LoopsBelow(root.Path())
+		// Those that were ours to begin with: without the pools, paths of another
+		// mount namespace could not be told from them.
+		left, err := stillAttached(loops)
 		if err != nil || len(left) == 0 {
 			return err
 		}
@@ -80,8 +84,34 @@ func hasImage(mount string, loops []loop.Info) bool {
 	return slices.ContainsFunc(loops, func(l loop.Info) bool { return strings.HasPrefix(l.BackingPath, mount+"/") })
 }
 
+// stillAttached are those of the loop devices that still have the same file.
+func stillAttached(loops []loop.Info) ([]loop.Info, error) {
+	now, err := loop.List()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(now, func(n loop.Info) bool {
+		return !slices.ContainsFunc(loops, func(l loop.Info) bool {
+			return l.Index == n.Index && l.BackingDev == n.BackingDev && l.BackingInode == n.BackingInode
+		})
+	}), nil
+}
+
+// isElsewhere reports whether the kernel's path of a backing file is that of
+// another mount namespace, such as a container with a driver of its own: here
+// another file is there, or none. One that was deleted has a path that says so.
+func isElsewhere(l loop.Info) bool {
+	var st unix.Stat_t
+	err := unix.Stat(l.BackingPath, &st)
+	if err == nil {
+		return !l.Dead && (st.Dev != l.BackingDev || st.Ino != l.BackingInode)
+	}
+	return errors.Is(err, unix.ENOENT) && !strings.HasSuffix(l.BackingPath, " (deleted)")
+}
+
 // LoopsBelow are the attached loop devices whose backing file is below dir, and
-// those that are stacked on such a device, which come first.
+// those that are stacked on such a device, which come first. Those that another
+// mount namespace has at the same path are left out, where that can be seen.
 func LoopsBelow(dir string) ([]loop.Info, error) {
 	all, err := loop.List()
 	if err != nil {
@@ -90,7 +120,7 @@ func LoopsBelow(dir string) ([]loop.Info, error) {
 	var below, stacked []loop.Info
 	nodes := map[string]bool{}
 	for _, l := range all {
-		if strings.HasPrefix(l.BackingPath, dir+"/") {
+		if strings.HasPrefix(l.BackingPath, dir+"/") && !isElsewhere(l) {
 			below = append(below, l)
 			nodes[fmt.Sprintf("/dev/loop%d", l.Index)] = true
 		}

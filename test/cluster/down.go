@@ -125,7 +125,7 @@ func detachLoops(dir string) error {
 		return err
 	}
 	for _, l := range loops {
-		below := strings.HasPrefix(l.BackingPath, dir+"/") && !strings.HasSuffix(l.BackingPath, "/"+local.ImageFile)
+		below := strings.HasPrefix(l.BackingPath, dir+"/") && !strings.HasSuffix(l.BackingPath, "/"+local.ImageFile) && isHere(l)
 		if !below && !images[file{l.BackingDev, l.BackingInode}] {
 			continue
 		}
@@ -134,6 +134,13 @@ func detachLoops(dir string) error {
 		}
 	}
 	return nil
+}
+
+// isHere reports whether the file of a loop device is the one at its path: a
+// cluster in a container has the same paths.
+func isHere(l loop.Info) bool {
+	var st unix.Stat_t
+	return unix.Stat(l.BackingPath, &st) == nil && st.Dev == l.BackingDev && st.Ino == l.BackingInode
 }
 
 // file identifies a file as stat(2) does.
