@@ -1,12 +1,8 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -25,24 +21,6 @@ func (s *scene) kubectl(args ...string) string {
 		s.t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
-}
-
-// shell runs what a text told the user to run, with kubectl in its path, as the
-// quick start does.
-func (s *scene) shell(script string) string {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, aWhile)
-	defer cancel()
-	bin, err := filepath.Abs(filepath.Join(tree, "bin/cluster"))
-	s.must(err)
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "KUBECONFIG="+s.ownKubeconfig())
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		s.t.Fatalf("%s: %v\n%s", script, err, out.String())
-	}
-	return out.String()
 }
 
 // inDriver runs a command of the driver in its container, as docs/guides/pools.md

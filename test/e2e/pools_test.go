@@ -77,7 +77,7 @@ func (s *scene) makePoolOf(d *disk) *twoPools {
 	}
 	s.step("once more, under another name, it says: %s", strings.TrimSpace(again))
 	patches := regexp.MustCompile(`(?m)^ *kubectl -n holdfast-system patch .*$`).FindAllString(printed, -1)
-	s.shell(strings.Join(patches, "\n"))
+	s.script(strings.Join(patches, "\n"))
 	s.awaitRollout()
 
 	pools := s.pools()
@@ -154,6 +154,8 @@ func (p *twoPools) copiesStay() {
 	event := s.awaitEvent("elsewhere", "ProvisioningFailed", `code = InvalidArgument .*is in pool disk, the class asks for pool default; a copy shares space with its source and stays in its pool`)
 	s.step("a restore into a class of another pool: %s", event.Message)
 	waiting.delete()
+	// csi-provisioner lets go of the snapshot some time after its claim is gone.
+	s.must(s.kube.CoreV1().PersistentVolumeClaims(s.ns).Delete(s.ctx, "elsewhere", metav1.DeleteOptions{}))
 }
 
 // reboots demands that both pools are there again after a reboot of the node, and
