@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-csi/holdfast/pkg/backend/local"
+	"github.com/holdfast-csi/holdfast/pkg/intake"
 )
 
 // What driver pool prints as JSON is what docs/reference/pool.md says.
@@ -19,6 +20,7 @@ func TestPoolFieldsAreDocumented(t *testing.T) {
 		"## Objects":  local.ObjectStatus{},
 		"## Checks":   local.PoolCheck{},
 		"## Findings": local.Finding{},
+		"## Imports":  intake.Result{},
 	} {
 		var want, got []string
 		for f := range fields(reflect.TypeOf(printed)) {

@@ -70,7 +70,7 @@ func TestADirectoryOfTheNodeIsImported(t *testing.T) {
 			if !strings.HasPrefix(printed, "# /source imported as vol.") {
 				t.Errorf("it printed\n%s", printed)
 			}
-			s.apply(printed)
+			s.applyPrinted(printed)
 			app := s.run(idle("app", "imported"))
 			app.verify("/data/file", 1)
 			if got := app.exec("/bin/busybox", "sh", "-c", "cat /data/sub/link; stat -c '%u:%g %a' /data/sub/hello; stat -c %F /data/pipe"); got != "hello\n1000:1000 640\nfifo\n" {
@@ -194,7 +194,7 @@ func TestAClaimOfAnotherDriverIsImported(t *testing.T) {
 	}
 	writer.delete()
 
-	s.apply(s.runJob(s.importJob("new", ofClaim, "/source")))
+	s.applyPrinted(s.runJob(s.importJob("new", ofClaim, "/source")))
 	app := s.run(idle("app", "new"))
 	app.verify("/data/file", 3)
 }
@@ -223,7 +223,7 @@ func TestARawImageIsImported(t *testing.T) {
 	maker.write("/data/disk.img", 1)
 	maker.exec("/bin/busybox", "truncate", "-s", "128M", "/data/disk.img")
 	maker.delete()
-	s.apply(s.runJob(s.importJob("disk", ofHost(dir), "/source/disk.img")))
+	s.applyPrinted(s.runJob(s.importJob("disk", ofHost(dir), "/source/disk.img")))
 	app := s.run(idleOnDevice("app", "disk"))
 	app.verify(dataDevice, 1)
 	s.livesOn("disk", app)

@@ -51,8 +51,8 @@ func (s *scene) runJob(job *batchv1.Job) string {
 	return out.String()
 }
 
-// apply applies what a user would pipe into kubectl apply.
-func (s *scene) apply(manifest string) {
+// applyPrinted applies what a program printed for kubectl apply.
+func (s *scene) applyPrinted(manifest string) {
 	s.t.Helper()
 	path := filepath.Join(s.t.TempDir(), "manifest.yaml")
 	s.must(os.WriteFile(path, []byte(manifest), 0o600))
