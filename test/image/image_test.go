@@ -164,5 +164,19 @@ func hasNothingElse(t *testing.T, root string) {
 		if _, err := os.Stat(filepath.Join(root, "usr/share/doc", name, "copyright")); err != nil {
 			t.Errorf("the licence of %s is missing: %v", name, err)
 		}
+		// Where scanners look.
+		control, err := os.ReadFile(filepath.Join(root, "var/lib/dpkg/status.d", name))
+		if err != nil || !strings.Contains(string(control), "Package: "+name+"\n") || !strings.Contains(string(control), "\nVersion: ") {
+			t.Errorf("the record of %s is %q, %v", name, control, err)
+		}
+	}
+	for path, words := range map[string]string{
+		"usr/share/doc/holdfast/copyright":   "Apache License",
+		"usr/share/doc/holdfast/THIRD_PARTY": "google.golang.org/grpc",
+		"etc/os-release":                     "ID=debian\n",
+	} {
+		if text, err := os.ReadFile(filepath.Join(root, path)); err != nil || !strings.Contains(string(text), words) {
+			t.Errorf("%s of the image does not speak of %q: %v", path, words, err)
+		}
 	}
 }
