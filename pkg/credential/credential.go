@@ -41,6 +41,9 @@ type Session interface {
 	// Renew makes a credential live longer, which stays what it is but for Expires. ok
 	// is false if it cannot, or not for long enough to be worth it: then Read again.
 	Renew(ctx context.Context, c Credential) (renewed Credential, ok bool)
+	// Check asks whether the pod may still have what was read before: ErrDenied if not.
+	// nil means that it may, or that the service cannot say; then Read will tell.
+	Check(ctx context.Context, token podtoken.Token, reads []Read) error
 	// Close ends all that the session has at the service which would live on: its
 	// leases and its logins. What cannot be ended expires by itself.
 	Close(ctx context.Context) error

@@ -163,6 +163,9 @@ type exchangeSession struct {
 // Renew implements Session: what was exchanged is exchanged anew.
 func (s *exchangeSession) Renew(_ context.Context, c Credential) (Credential, bool) { return c, false }
 
+// Check implements Session: nobody can be asked.
+func (s *exchangeSession) Check(context.Context, podtoken.Token, []Read) error { return nil }
+
 // Close implements Session.
 func (s *exchangeSession) Close(context.Context) error { return nil }
 

@@ -51,5 +51,8 @@ func (t *tokenSource) Read(_ context.Context, token podtoken.Token, _ Read) (Cre
 // Renew implements Session.
 func (t *tokenSource) Renew(_ context.Context, c Credential) (Credential, bool) { return c, false }
 
+// Check implements Session.
+func (t *tokenSource) Check(context.Context, podtoken.Token, []Read) error { return nil }
+
 // Close implements Session.
 func (t *tokenSource) Close(context.Context) error { return nil }

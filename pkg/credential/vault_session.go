@@ -29,6 +29,8 @@ type vaultSession struct {
 	role    string
 	current *login
 	older   []*login
+	// mute says that the pod may not ask what it may do.
+	mute bool
 }
 
 // login is a token of Vault's. The leases that were got with it end with it.

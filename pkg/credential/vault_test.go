@@ -349,3 +349,39 @@ sources:
 	_, err = sources.Find("other")
 	wantErr(t, err, volume.ErrInvalid, "main, self")
 }
+
+func TestWhatAPodMayStillHaveIsAsked(t *testing.T) {
+	s := newServer(t)
+	session := vaultAt(t, s).Open("")
+	token := tokenFor(t, "vault")
+	reads := []Read{{Engine: EnginePKI, Mount: "pki", Role: "web"}, {Engine: EngineDatabase, Mount: "database", Role: "app"}}
+	if err := session.Check(t.Context(), token, reads); err != nil {
+		t.Error(err)
+	}
+	s.ForgetLogins()
+	if err := session.Check(t.Context(), token, reads); err != nil {
+		t.Errorf("after the login was revoked: %v", err)
+	}
+	s.Deny("database/creds/app", true)
+	wantErr(t, session.Check(t.Context(), token, reads), volume.ErrDenied, "database/creds/app")
+	s.Deny("database/creds/app", false)
+	if s.Count("/issue/")+s.Count("/creds/") > 0 {
+		t.Errorf("something was made: %q", s.Requests())
+	}
+	// Who may not ask is told by the next read, and does not ask again.
+	s.Deny("sys/capabilities-self", true)
+	for range 3 {
+		if err := session.Check(t.Context(), token, reads); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.Count("capabilities-self"); n != 6 {
+		t.Errorf("asked %d times, want 6", n)
+	}
+	s.Misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
+		fakevault.Refuse(w, http.StatusServiceUnavailable, "Vault is sealed")
+		return true
+	})
+	other := vaultAt(t, s).Open("")
+	wantErr(t, other.Check(t.Context(), token, reads), volume.ErrUnavailable, "sealed")
+}

@@ -236,12 +236,21 @@ func (h *held) refresh(ctx context.Context, token podtoken.Token) error {
 		return err
 	}
 	all := make(map[string]credential.Credential, len(h.spec.reads))
+	var untouched []credential.Read // what is as it was, and nobody was asked about
 	for _, name := range slices.Sorted(maps.Keys(h.spec.reads)) {
-		c, err := h.get(ctx, name, token)
+		c, asked, err := h.get(ctx, name, token)
 		if err != nil {
 			return fmt.Errorf("credential %s: %w", name, err)
 		}
 		all[name] = c
+		if !asked {
+			untouched = append(untouched, h.spec.reads[name])
+		}
+	}
+	if len(untouched) > 0 {
+		if err := h.session.Check(ctx, token, untouched); err != nil {
+			return err
+		}
 	}
 	files, err := h.spec.render(all, h.gid)
 	if err != nil {
@@ -258,32 +267,32 @@ func (h *held) refresh(ctx context.Context, token podtoken.Token) error {
 }
 
 // get is a credential that is valid for a while: the one at hand, the same with a
-// longer life, or a new one.
-func (h *held) get(ctx context.Context, name string, token podtoken.Token) (credential.Credential, error) {
+// longer life, or a new one. asked says whether the service was asked for it.
+func (h *held) get(ctx context.Context, name string, token podtoken.Token) (c credential.Credential, asked bool, err error) {
 	for _, from := range []map[string]credential.Credential{h.fresh, h.have} {
 		c, ok := from[name]
 		if !ok || c.Static {
 			continue
 		}
 		if at, ok := dueAt(c); !ok || h.now().Before(at) {
-			return c, nil
+			return c, false, nil
 		}
 		if renewed, ok := h.session.Renew(ctx, c); ok {
 			// Its life begins again.
 			renewed.Issued = h.now()
 			h.fresh[name] = renewed
-			return renewed, nil
+			return renewed, true, nil
 		}
 	}
-	c, err := h.session.Read(ctx, token, h.spec.reads[name])
+	c, err = h.session.Read(ctx, token, h.spec.reads[name])
 	if err != nil {
-		return credential.Credential{}, err
+		return credential.Credential{}, true, err
 	}
 	if !c.Expires.IsZero() && !c.Expires.After(h.now()) {
-		return credential.Credential{}, fmt.Errorf("%w: what came has ended already: look at the clocks", volume.ErrUnavailable)
+		return credential.Credential{}, true, fmt.Errorf("%w: what came has ended already: look at the clocks", volume.ErrUnavailable)
 	}
 	h.fresh[name] = c
-	return c, nil
+	return c, true, nil
 }
 
 func endOf(all map[string]credential.Credential) time.Time {

@@ -225,6 +225,20 @@ func TestWhatIsTakenAwayIsKeptOrEmptied(t *testing.T) {
 	}
 }
 
+func TestACertificateIsTakenAwayBeforeItsEnd(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	attributes := map[string]string{
+		AttributeSource: "main", AttributeOnExpiry: "fence",
+		AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 1h}}", AttributeFiles: "tls.key: web.private_key",
+	}
+	s.mustPublish(pod, attributes)
+	s.vault.Deny("pki/issue/web", true)
+	s.eventually(pod, attributes, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
+	s.vault.Deny("pki/issue/web", false)
+	s.eventually(pod, attributes, "a new key", func() bool { return strings.Contains(s.file(pod, "tls.key"), "PRIVATE") })
+}
+
 func TestARefusalForAMomentTakesNothingAway(t *testing.T) {
 	s := newScene(t)
 	pod := podNamed("web")

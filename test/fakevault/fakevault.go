@@ -270,6 +270,15 @@ func (s *Server) serve(w http.ResponseWriter, method, path, token string, l *log
 			}
 		}
 		w.WriteHeader(http.StatusNoContent)
+	case path == "sys/capabilities-self":
+		data := map[string]any{}
+		for _, p := range in["paths"].([]any) {
+			data[p.(string)] = []string{"read"}
+			if s.denied[p.(string)] {
+				data[p.(string)] = []string{"deny"}
+			}
+		}
+		Answer(w, map[string]any{"data": data})
 	case path == "sys/leases/renew":
 		s.renew(w, in)
 	case strings.Contains(path, "/creds/"):
