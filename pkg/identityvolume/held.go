@@ -382,6 +382,9 @@ func (h *held) expire() {
 		h.notice(RefreshFailed, fmt.Sprintf("empty the files of volume %s: %s", h.id, err))
 		return
 	}
+	h.mu.Lock()
+	h.state.Credentials = nil
+	h.mu.Unlock()
 	h.count("fenced")
 	h.notice(Fenced, fmt.Sprintf("the files of volume %s are emptied: %s", h.id, why))
 }
