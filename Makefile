@@ -110,7 +110,7 @@ e2e-external: cluster-packages ## upstream's storage tests that match FOCUS and 
 
 .PHONY: e2e-external-short
 e2e-external-short: cluster-packages ## a selection of them, a few of each kind, some ten minutes (root)
-	@hack/e2e-external.sh -selection test/e2e/external/short.txt -procs $(PROCS) -out dist/external-short
+	@hack/e2e-external.sh -selection test/e2e/external/short.txt -stress 4 -procs $(PROCS) -out dist/external-short
 
 .PHONY: conformance
 conformance: ## write docs/reference/conformance.md from what the runs in EXTERNAL_RUNS left

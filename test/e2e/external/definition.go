@@ -51,6 +51,8 @@ func writeDefinition(ctx context.Context, c *cluster.Cluster, suite cluster.Suit
 	if info["TopologyKeys"], err = topologyKeys(ctx, c, fmt.Sprint(info["Name"])); err != nil {
 		return "", err
 	}
+	info["StressTestOptions"] = map[string]any{"NumPods": o.stress, "NumRestarts": o.stress}
+	info["VolumeSnapshotStressTestOptions"] = map[string]any{"NumPods": (o.stress + 1) / 2, "NumSnapshots": o.stress}
 	class, err := filepath.Abs(filepath.Join(o.out, "storageclass.yaml"))
 	if err != nil {
 		return "", err

@@ -34,7 +34,7 @@ const external = `External.Storage.*`
 type options struct {
 	focus, skip, selection string
 	fsType, binding, out   string
-	procs                  int
+	procs, stress          int
 	timeout                time.Duration
 	ssh                    bool
 }
@@ -49,6 +49,7 @@ func run(ctx context.Context, args []string) (err error) {
 	flags.StringVar(&o.binding, "binding", "WaitForFirstConsumer", "when a volume is made where a test does not choose: WaitForFirstConsumer or Immediate")
 	flags.StringVar(&o.out, "out", "dist/external", "the directory for the results")
 	flags.IntVar(&o.procs, "procs", 2*runtime.NumCPU(), "how many tests run at a time")
+	flags.IntVar(&o.stress, "stress", 10, "how many pods the stress tests have and how often they restart each; half as many pods with as many snapshots of each")
 	flags.BoolVar(&o.ssh, "ssh", false, "let tests log in to the node and stop kubelet: those that are called disruptive need it")
 	flags.DurationVar(&o.timeout, "timeout", 6*time.Hour, "how long all of it may take")
 	if err := flags.Parse(args); err != nil {
@@ -189,6 +190,7 @@ func describe(suite cluster.Suite, o options, took time.Duration) error {
 	}
 	p.Line("* tests: those of Kubernetes %s, %s; %d at a time; %s and %s where a test does not choose", suite.Version, what, o.procs, o.fsType, o.binding)
 	p.Line("* on: Kubernetes %s of one node, a pool image on %s, [driver.yaml](../../test/e2e/external/driver.yaml)", suite.Version, pools.FSType)
+	p.Line("* stress: %d pods, each started %d times; %d pods, %d snapshots of each", o.stress, o.stress, (o.stress+1)/2, o.stress)
 	p.Line("* took: %s", took.Round(time.Second))
 	return os.WriteFile(filepath.Join(o.out, machineFile), p.Bytes(), 0o644)
 }
