@@ -94,7 +94,8 @@ func runPoolImport(ctx context.Context, args []string, out io.Writer) error {
 	}
 	defer source.Close()
 	result, err := intake.Ask(ctx, o.stateDir, o.request, source, func(p intake.Progress) {
-		fmt.Fprintf(os.Stderr, "note: %s of %s copied\n", p.Done, p.Total)
+		// A comment, for the log of a pod has both outputs in one.
+		fmt.Fprintf(os.Stderr, "# %s of %s copied\n", p.Done, p.Total)
 	})
 	if err != nil {
 		return err
