@@ -10,9 +10,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	// The image has no certificates of authorities, and clouds are public.
 	_ "golang.org/x/crypto/x509roots/fallback"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-csi/holdfast/pkg/cluster"
+	"github.com/holdfast-csi/holdfast/pkg/confine"
 	"github.com/holdfast-csi/holdfast/pkg/credential"
 	"github.com/holdfast-csi/holdfast/pkg/identity"
 	"github.com/holdfast-csi/holdfast/pkg/identityvolume"
@@ -64,6 +66,10 @@ func serveIdentity(ctx context.Context, o options, report *reporter) error {
 	volumes := identityvolume.New(identityvolume.Config{
 		NodeID: o.nodeID, Kubelet: kubelet, Sources: sources, Notice: report.noticeOfPod,
 	})
+	// From here on nothing is opened that is not root's, and no program is run.
+	if err := confine.Process(unix.CAP_SYS_ADMIN, unix.CAP_CHOWN); err != nil {
+		logger.Warn("the driver keeps rights that it does not need", "error", err.Error())
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(identityvolume.NewCollector(volumes))
 	metrics := rpc.NewMetrics(o.driverName, registry)

@@ -139,6 +139,7 @@ func TestTheFirstPublishIsStrict(t *testing.T) {
 		{"a loop inside", attribute(AttributeFiles, `x: {template: "{{ if true }}{{ with 1 }}{{ range 9 }}x{{ end }}{{ end }}{{ end }}"}`), volume.ErrInvalid, "not allowed"},
 		{"a template of its own", attribute(AttributeFiles, `x: {template: "{{ define \"a\" }}x{{ end }}{{ template \"a\" }}"}`), volume.ErrInvalid, "not allowed"},
 		{"a bad mode", attribute(AttributeFiles, `x: {content: app.password, mode: "4755"}`), volume.ErrInvalid, "mode"},
+		{"a mode without its owner", attribute(AttributeFiles, `x: {content: app.password, mode: "0044"}`), volume.ErrInvalid, "owner"},
 		{"a policy", attribute(AttributeOnExpiry, "explode"), volume.ErrInvalid, "keep or fence"},
 		{"no pod", attribute(podtoken.KeyPodUID, ""), volume.ErrInvalid, "podInfoOnMount"},
 		{"no inline volume", attribute("csi.storage.k8s.io/ephemeral", "false"), volume.ErrInvalid, "inline"},

@@ -144,8 +144,8 @@ func (s spec) file(name string, f FileSpec) (fileSpec, error) {
 	}
 	if f.Mode != "" {
 		mode, err := strconv.ParseUint(f.Mode, 8, 32)
-		if err != nil || mode == 0 || mode&^0o777 != 0 {
-			return out, fmt.Errorf("mode %q: want permission bits in octal and in quotes, such as \"0444\"", f.Mode)
+		if err != nil || mode&0o400 == 0 || mode&^0o777 != 0 {
+			return out, fmt.Errorf("mode %q: want permission bits in octal and in quotes, with that of the owner to read, such as \"0444\"", f.Mode)
 		}
 		out.mode = fs.FileMode(mode)
 	}

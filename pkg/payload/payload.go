@@ -311,20 +311,34 @@ func (d Dir) overwrite(name string) error {
 		}
 	}
 	for _, path := range paths {
-		fd, err := openBeneath(d.fd(), path, unix.O_WRONLY)
-		if err != nil {
-			continue // a link, or nothing that has content
-		}
-		file := os.NewFile(uintptr(fd), path)
-		info, err := file.Stat()
-		if err == nil && info.Mode().IsRegular() {
-			_, err = file.WriteAt(make([]byte, info.Size()), 0)
-		}
-		if err := errors.Join(err, file.Close()); err != nil {
+		if err := overwriteFile(d.fd(), path); err != nil {
 			return fmt.Errorf("overwrite %s: %w", path, err)
 		}
 	}
 	return nil
+}
+
+func overwriteFile(dir int, path string) error {
+	fd, err := openBeneath(dir, path, unix.O_RDONLY)
+	if err != nil {
+		return nil // a link, or gone
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return err
+	}
+	// Its owner may not write to it, and this process need not be above such things.
+	if err := unix.Fchmod(fd, 0o600); err != nil {
+		return err
+	}
+	writable, err := openBeneath(dir, path, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(writable), path)
+	_, err = file.WriteAt(make([]byte, st.Size), 0)
+	return errors.Join(err, file.Close())
 }
 
 // remove removes a file, a link, or a directory with the files in it. What is not there

@@ -137,12 +137,18 @@ func TestCredentialsOfPodsStayInside(t *testing.T) {
 	}
 	proc := fmt.Sprintf("/proc/%d/", driver.PID())
 	shown := ""
-	for _, name := range []string{"cmdline", "environ", "mountinfo"} {
+	for _, name := range []string{"cmdline", "environ", "mountinfo", "status"} {
 		content, err := os.ReadFile(proc + name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		shown += string(content)
+	}
+	// CAP_SYS_ADMIN and CAP_CHOWN, and nothing to gain.
+	for _, want := range []string{"CapEff:\t0000000000200001\n", "CapBnd:\t0000000000200001\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("the driver is not confined: its status has no %q", want)
+		}
 	}
 	// All stacks, as after a crash.
 	if err := syscall.Kill(driver.PID(), syscall.SIGQUIT); err != nil {
