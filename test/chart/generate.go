@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	base               = "deploy/kustomize/base"
-	snapshotController = "deploy/kustomize/components/snapshot-controller"
+	base       = "deploy/kustomize/base"
+	components = "deploy/kustomize/components"
+	// snapshotController has the CRDs beside what is rendered.
+	snapshotController = components + "/snapshot-controller"
+	identity           = components + "/identity"
 	dashboards         = "deploy/dashboards"
 	reference          = "docs/reference/helm-values.md"
 )
@@ -24,6 +27,7 @@ const plain = `
 plainManifests: true
 pools: []
 snapshotController: {enabled: true}
+identity: {enabled: true}
 `
 
 // notice stands above each manifest that is generated.
@@ -41,8 +45,8 @@ func (c Chart) Generated(ctx context.Context) (map[string][]byte, error) {
 	for path, text := range rendered {
 		name := strings.TrimPrefix(path, "templates/")
 		to := filepath.Join(base, name)
-		if below, ok := strings.CutPrefix(name, "snapshot-controller/"); ok {
-			to = filepath.Join(snapshotController, below)
+		if strings.Contains(name, "/") { // a directory of templates is a component
+			to = filepath.Join(components, name)
 		}
 		files[to] = []byte(notice + text)
 	}
@@ -145,7 +149,7 @@ func (c Chart) Write(ctx context.Context) error {
 // nor written by hand.
 func (c Chart) stale(files map[string][]byte) ([]string, error) {
 	var found []string
-	for _, d := range []string{base, snapshotController, filepath.Join(snapshotController, "crds"), filepath.Join(dir, "files")} {
+	for _, d := range []string{base, snapshotController, identity, filepath.Join(snapshotController, "crds"), filepath.Join(dir, "files")} {
 		entries, err := os.ReadDir(filepath.Join(c.tree, d))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -9,6 +9,16 @@ func ValueSets() map[string]string {
 	return map[string]string{
 		"no values":      "",
 		"a larger image": "pools: [{size: 100Gi}]", // as --set pools[0].size=100Gi
+		"identity volumes": `
+identity:
+  enabled: true
+  sources:
+    vault: null
+    shop: {vault: {address: "https://vault.shop.svc:8200", audience: shop, auth: {method: kubernetes}}}
+  tokenSeconds: 7200
+monitoring: {serviceMonitor: {enabled: true}}
+podLabels: {pod: "yes"}
+`,
 		Everything: `
 pools:
   - {name: default, size: 100Gi, filesystem: xfs}

@@ -237,10 +237,11 @@ func TestEveryVersionOfKubernetesGetsWhatItKnows(t *testing.T) {
 			if want := minor >= 34; hasRule != want {
 				t.Errorf("on %s with %s there are rights on volumeattributesclasses: %v, want %v", version, name, hasRule, want)
 			}
-			// Newer than 1.31: an older API server prunes them without a word.
+			// Newer than 1.31: an older API server prunes it without a word.
 			for _, d := range of[*storagev1.CSIDriver](objects) {
-				if s := d.Spec; s.ServiceAccountTokenInSecrets != nil && minor < 35 || s.NodeAllocatableUpdatePeriodSeconds != nil && minor < 34 {
-					t.Errorf("%s cannot know this of driver %s: %+v", version, d.Name, s)
+				want := minor >= 35 && len(d.Spec.TokenRequests) > 0
+				if inSecrets := d.Spec.ServiceAccountTokenInSecrets; (inSecrets != nil && *inSecrets) != want {
+					t.Errorf("on %s driver %s gets tokens in secrets: %v, want %v", version, d.Name, inSecrets, want)
 				}
 			}
 		}

@@ -51,6 +51,9 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"commonLabels: {app.kubernetes.io/name: mine}":                                "/commonLabels",
 		"storageClasses: [{name: a, parameters: {csi.storage.k8s.io/fstype: xfs}}]":   "/storageClasses/0/parameters",
 		"imagePullSecrets: [registry]":                                                "/imagePullSecrets/0",
+		"identity: {tokenSeconds: 60}":                                                "/identity/tokenSeconds",
+		"identity: {sources: {a: {vault: {}, aws: {}}}}":                              "/identity/sources/a",
+		"identity: {sources: {Shop: {token: {}}}}":                                    "/identity/sources",
 		"plainManifests: maybe":                                                       "/plainManifests",
 		"pools: []":                                                                   "pools: there is none",
 		"pools: [{name: a, size: 1Gi}, {name: a, size: 2Gi}]":                         `two have the name "a"`,
@@ -175,6 +178,10 @@ func TestNotesSayWhatToDoNext(t *testing.T) {
 		values: "overcommit: 3\nmonitoring: {alertRules: {enabled: true}}",
 		want:   []string{"WARNING: overcommit is 3."},
 		not:    []string{"set up the alerts first"},
+	}, {
+		name:   "identity volumes",
+		values: "identity: {enabled: true}",
+		want:   []string{"with the sources\ntoken, vault. Pods name"},
 	}, {
 		name:   "no snapshots, no classes",
 		values: "snapshotController: {enabled: false}\nstorageClasses: []\nvolumeSnapshotClasses: []",

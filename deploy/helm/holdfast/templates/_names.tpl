@@ -83,3 +83,14 @@ asked has one.
 {{- define "holdfast.kubernetesAtLeast" -}}
 {{- if semverCompare (printf ">=%s.0-0" (index . 1)) (index . 0).Capabilities.KubeVersion.Version }}true{{ end }}
 {{- end }}
+
+{{/* The audiences that the sources of identity volumes name, as a JSON list. */}}
+{{- define "holdfast.audiences" -}}
+{{- $audiences := list }}
+{{- range $name, $source := .Values.identity.sources }}
+{{- range $kind, $fields := $source }}
+{{- with $fields.audience }}{{ $audiences = append $audiences . }}{{ end }}
+{{- end }}
+{{- end }}
+{{- $audiences | uniq | sortAlpha | toJson }}
+{{- end }}
