@@ -111,9 +111,15 @@ func (c junitCase) said() string {
 	return "it says nothing"
 }
 
+// maxText is how much of a line is kept: some have the data that was written.
+const maxText = 200
+
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	return strings.TrimSpace(line)
+	if line = strings.TrimSpace(line); len(line) > maxText {
+		line = strings.ToValidUTF8(line[:maxText], "") + " ..."
+	}
+	return line
 }
 
 // nameForm is how upstream builds the name of a storage test: the pattern, tags of
