@@ -65,7 +65,7 @@ func TestWhatKubectlDescribeShowsOfACopy(t *testing.T) {
 		"no-snapshot": {restoreOf("no-such-snapshot", newClaim("no-snapshot", class, small)), `no-such-snapshot" not found`},
 		"no-claim":    {copyOf("no-such-claim", newClaim("no-claim", class, small)), `no-such-claim.* not found`},
 		"smaller":     {restoreOf("instant", newClaim("smaller", class, "64Mi")), `requested volume size 67108864 is less than the size 134217728 for the source snapshot`},
-		"clone-small": {copyOf("app", newClaim("clone-small", class, "64Mi")), `requested .*PVC storage size.*134217728|64Mi|67108864`},
+		"clone-small": {copyOf("app", newClaim("clone-small", class, "64Mi")), `new PVC request must be greater than or equal in size to the specified PVC data source, requested 67108864 but source is 134217728`},
 		"another-fs":  {restoreOf("instant", newClaim("another-fs", xfs, smallXFS)), `code = InvalidArgument .*the source has ext4, a copy of it cannot have xfs: use a class that agrees with the source`},
 	} {
 		s.claim(c.claim)

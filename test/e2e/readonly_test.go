@@ -24,7 +24,7 @@ func (p *pod) refuses(says string, command ...string) {
 func (p *pod) refusesWrites(where string) {
 	p.s.t.Helper()
 	if where == dataDevice {
-		p.refuses("Operation not permitted|Permission denied|Read-only", workloadProgram, "write", dataDevice, "4096", "9")
+		p.refuses("(?i)operation not permitted|permission denied|read-only", workloadProgram, "write", dataDevice, "4096", "9")
 		return
 	}
 	const readOnly = "(?i)read-only file system"
