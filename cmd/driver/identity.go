@@ -8,8 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
-	// The image has no certificates of authorities, and clouds are public.
-	_ "golang.org/x/crypto/x509roots/fallback"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of authorities, and clouds are public
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
