@@ -14,6 +14,7 @@ const (
 	noteDevice  noteKind = "device nodes were copied, and cannot be opened in a volume, which is mounted nodev"
 	noteSELinux noteKind = "SELinux labels were left out; the machine gives new ones"
 	noteForeign noteKind = "extended attributes were left out that the other filesystem does not know"
+	noteUntold  noteKind = "files are on a filesystem that does not tell whether something has them open for writing: make sure yourself"
 	noteFlags   noteKind = "files were immutable or append-only (chattr); their copies are not"
 )
 

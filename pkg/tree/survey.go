@@ -101,8 +101,12 @@ func (l *looker) regular(e entry, from *os.File) error {
 		return gone(err)
 	}
 	defer f.Close()
-	if err := CheckNoWriter(f); err != nil {
+	told, err := CheckNoWriter(f)
+	if err != nil {
 		return err
+	}
+	if !told {
+		l.survey.notes.add(noteUntold, e.path)
 	}
 	if err := l.noteFlags(e, f); err != nil {
 		return err
@@ -132,20 +136,25 @@ func (l *looker) noteFlags(e entry, f *os.File) error {
 
 // CheckNoWriter is volume.ErrInUse if anything on this machine, in whatever
 // container, has the file open for writing: an open file, a mapping, a loop device.
-// Where the filesystem cannot tell it is nil.
-func CheckNoWriter(f *os.File) error {
+// It is volume.ErrPrecondition if this process may not ask. told is false where the
+// filesystem cannot tell.
+func CheckNoWriter(f *os.File) (told bool, err error) {
 	// A read lease is refused then (fcntl(2)). It is given back at once.
-	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
 	switch {
 	case errors.Is(err, unix.EAGAIN):
-		return fmt.Errorf("%w: something has it open for writing: stop that first", volume.ErrInUse)
+		return true, fmt.Errorf("%w: something has it open for writing: stop that first", volume.ErrInUse)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return false, fmt.Errorf("%w: this driver may not ask whether something has it open for writing: give its container the capability LEASE: %w", volume.ErrPrecondition, err)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOLCK):
+		return false, nil // there are no leases here
 	case err != nil:
-		return nil // there are no leases here
+		return false, fmt.Errorf("ask whether something has it open for writing: %w", err)
 	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
-		return fmt.Errorf("give a lease back: %w", err)
+		return false, fmt.Errorf("give a lease back: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // stateOf is what tells that an entry is what it was. Reading changes nothing of it.

@@ -40,8 +40,12 @@ func lookAtImage(f *os.File) (importSource, error) {
 	if s.size == 0 {
 		return nil, fmt.Errorf("%w: the image is empty", volume.ErrInvalid)
 	}
-	if err := tree.CheckNoWriter(f); err != nil {
+	told, err := tree.CheckNoWriter(f)
+	if err != nil {
 		return nil, fmt.Errorf("the image: %w", err)
+	}
+	if !told {
+		s.notes = append(s.notes, "the image is on a filesystem that does not tell whether something has it open for writing: make sure yourself")
 	}
 	head := make([]byte, 8192)
 	n, err := f.ReadAt(head, 0)
@@ -227,7 +231,7 @@ func (s *imageSource) checkUnchanged() error {
 	if state(now) != s.fingerprint() {
 		return fmt.Errorf("%w: the image changed while it was copied: stop what writes to it, and import it again", volume.ErrInUse)
 	}
-	if err := tree.CheckNoWriter(s.file); err != nil {
+	if _, err := tree.CheckNoWriter(s.file); err != nil {
 		return fmt.Errorf("the image: %w", err)
 	}
 	return nil
