@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"text/template"
 	"text/template/parse"
@@ -15,26 +17,58 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// functions are those that a template has beside Go's own.
+// maxTemplate bounds the text of a template, in bytes.
+const maxTemplate = 16 << 10
+
+var errTooMuch = fmt.Errorf("more than %d bytes", payload.MaxBytes)
+
+// functions are those that a template has beside Go's own. None makes more than what a
+// volume can hold: the limit on what a template writes does not see what it makes and
+// throws away.
 func functions() template.FuncMap {
 	return template.FuncMap{
-		"base64": func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+		"base64": func(s string) (string, error) {
+			if base64.StdEncoding.EncodedLen(len(s)) > payload.MaxBytes {
+				return "", errTooMuch
+			}
+			return base64.StdEncoding.EncodeToString([]byte(s)), nil
+		},
 		"json": func(s string) (string, error) {
+			if len(s) > payload.MaxBytes {
+				return "", errTooMuch
+			}
 			text, err := json.Marshal(s)
+			if len(text) > payload.MaxBytes {
+				return "", errTooMuch
+			}
 			return string(text), err
 		},
 		"indent": func(n int, s string) (string, error) {
 			if n < 0 || n > 64 {
 				return "", errors.New("indent by 0 to 64")
 			}
+			if len(s)+n*strings.Count(s, "\n") > payload.MaxBytes {
+				return "", errTooMuch
+			}
 			return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", n)), nil
 		},
 	}
 }
 
-// parseTemplate reads a template of a pod's. What could make it run for long is
-// refused: it has no loops, and calls no other template.
+// allowed are the functions that a template may call. Those of Go's own that make a
+// text of texts are not among them: a few lines of them fill any memory.
+func allowed() []string {
+	return append(slices.Collect(maps.Keys(functions())),
+		"and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "len")
+}
+
+// parseTemplate reads a template of a pod's. What could make it run for long, or fill
+// the memory, is refused: it has no loops and no variables, and calls no other
+// template.
 func parseTemplate(name, text string) (*template.Template, error) {
+	if len(text) > maxTemplate {
+		return nil, fmt.Errorf("template: %d bytes are more than the limit of %d", len(text), maxTemplate)
+	}
 	t, err := template.New(name).Option("missingkey=error").Funcs(functions()).Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
@@ -50,7 +84,7 @@ func parseTemplate(name, text string) (*template.Template, error) {
 
 func checkNodes(n parse.Node) error {
 	branch := func(b parse.BranchNode) error {
-		err := checkNodes(b.List)
+		err := errors.Join(checkPipe(b.Pipe), checkNodes(b.List))
 		if err == nil && b.ElseList != nil {
 			err = checkNodes(b.ElseList)
 		}
@@ -67,21 +101,56 @@ func checkNodes(n parse.Node) error {
 		return branch(n.BranchNode)
 	case *parse.WithNode:
 		return branch(n.BranchNode)
-	case *parse.TextNode, *parse.ActionNode, *parse.CommentNode:
+	case *parse.ActionNode:
+		return checkPipe(n.Pipe)
+	case *parse.TextNode, *parse.CommentNode:
 	default:
 		return fmt.Errorf("template: %s is not allowed: a template has actions, if and with", strings.Fields(n.String() + " ?")[0])
 	}
 	return nil
 }
 
-// render makes the files of a volume. It is volume.ErrPrecondition if a credential has
-// not what a file is to be made of.
+func checkPipe(p *parse.PipeNode) error {
+	if len(p.Decl) > 0 {
+		return fmt.Errorf("template: variable %s is not allowed: a template has none", p.Decl[0])
+	}
+	for _, command := range p.Cmds {
+		for _, arg := range command.Args {
+			if err := checkArg(arg); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkArg(n parse.Node) error {
+	switch n := n.(type) {
+	case *parse.PipeNode:
+		return checkPipe(n)
+	case *parse.ChainNode:
+		return checkArg(n.Node)
+	case *parse.IdentifierNode:
+		if may := allowed(); !slices.Contains(may, n.Ident) {
+			slices.Sort(may)
+			return fmt.Errorf("template: function %s is not allowed: a template may call %s", n.Ident, strings.Join(may, ", "))
+		}
+	}
+	return nil
+}
+
+// errOwn marks what fails here although the service gave what it was asked for: that
+// takes nothing away from a pod.
+var errOwn = errors.New("what came does not fit the files")
+
+// render makes the files of a volume. It is volume.ErrPrecondition, and errOwn, if a
+// credential has not what a file is to be made of.
 func (s spec) render(have map[string]credential.Credential, gid int) ([]payload.File, error) {
 	var files []payload.File
 	for _, f := range s.files {
 		content, err := f.render(have)
 		if err != nil {
-			return nil, fmt.Errorf("%w: make file %s: %w", volume.ErrPrecondition, f.name, err)
+			return nil, fmt.Errorf("%w: %w: make file %s: %w", volume.ErrPrecondition, errOwn, f.name, err)
 		}
 		out := payload.File{Name: f.name, Mode: f.mode, Content: content}
 		if out.Mode == 0 {
@@ -93,7 +162,7 @@ func (s spec) render(have map[string]credential.Credential, gid int) ([]payload.
 		files = append(files, out)
 	}
 	if err := payload.Check(files); err != nil {
-		return nil, fmt.Errorf("%w: %s", volume.ErrPrecondition, err.Error())
+		return nil, fmt.Errorf("%w: %w: %s", volume.ErrPrecondition, errOwn, err.Error())
 	}
 	return files, nil
 }
@@ -140,7 +209,7 @@ type limitedBuilder struct {
 
 func (b *limitedBuilder) Write(p []byte) (int, error) {
 	if b.Len()+len(p) > payload.MaxBytes {
-		return 0, fmt.Errorf("more than %d bytes", payload.MaxBytes)
+		return 0, errTooMuch
 	}
 	return b.Builder.Write(p)
 }

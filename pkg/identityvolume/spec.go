@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
 
@@ -45,8 +46,12 @@ const (
 // kubernetesPrefix starts the keys that kubelet adds.
 const kubernetesPrefix = "csi.storage.k8s.io/"
 
-// maxCredentials bounds what one volume reads.
-const maxCredentials = 16
+const (
+	// maxCredentials bounds what one volume reads.
+	maxCredentials = 16
+	// maxAttributes bounds what a pod writes in all, in bytes.
+	maxAttributes = 32 << 10
+)
 
 // FileSpec is one file. In YAML it may be a text alone, which is Content.
 type FileSpec struct {
@@ -94,9 +99,19 @@ func parseSpec(attributes map[string]string) (spec, error) {
 		return spec{}, fmt.Errorf("%w: volumeAttributes: %w", volume.ErrInvalid, fmt.Errorf(format, args...))
 	}
 	known := []string{AttributeCredentials, AttributeFiles, AttributeOnExpiry, AttributeRole, AttributeSource}
+	size := 0
 	for _, key := range slices.Sorted(maps.Keys(attributes)) {
-		if !strings.HasPrefix(key, kubernetesPrefix) && !slices.Contains(known, key) {
+		if strings.HasPrefix(key, kubernetesPrefix) {
+			continue
+		}
+		if !slices.Contains(known, key) {
 			return bad("%q is not known: known are %s", key, strings.Join(known, ", "))
+		}
+		if size += len(attributes[key]); size > maxAttributes {
+			return bad("they have more than %d bytes in all", maxAttributes)
+		}
+		if err := checkYAML(attributes[key]); err != nil {
+			return bad("%s: %w", key, err)
 		}
 	}
 	if s.source == "" {
@@ -135,6 +150,29 @@ func parseSpec(attributes map[string]string) (spec, error) {
 		s.files = append(s.files, f)
 	}
 	return s, nil
+}
+
+var anchorOrAlias = regexp.MustCompile(`[&*][0-9A-Za-z_-]+`)
+
+// checkYAML refuses a text in which the same name is an anchor (&NAME) and an alias
+// (*NAME): a few lines of them decode to more than any memory holds. It reads no YAML,
+// so it also finds them where they are part of a text.
+func checkYAML(text string) error {
+	if !utf8.ValidString(text) {
+		return errors.New("it is not UTF-8")
+	}
+	seen := map[string]bool{}
+	for _, word := range anchorOrAlias.FindAllString(text, -1) {
+		other := "&" + word[1:]
+		if word[0] == '&' {
+			other = "*" + word[1:]
+		}
+		if seen[other] {
+			return fmt.Errorf("it has &%[1]s and *%[1]s: YAML with aliases is not taken, write it out", word[1:])
+		}
+		seen[word] = true
+	}
+	return nil
 }
 
 func (s spec) file(name string, f FileSpec) (fileSpec, error) {
