@@ -168,7 +168,7 @@ func (p *pool) checkLoops(c *PoolCheck) error {
 			}
 			continue
 		}
-		if strings.HasPrefix(l.Tag, volumeTag) && strings.HasPrefix(l.BackingPath, filepath.Clean(p.dir.Name())+"/") {
+		if strings.HasPrefix(l.Tag, volumeTag) && strings.HasPrefix(l.BackingPath, filepath.Clean(p.dir.Name())+"/") && !isElsewhere(l) {
 			c.problem(path, fmt.Sprintf("it has %s attached, which no record knows", l.BackingPath), fmt.Sprintf("see what uses it (lsblk, fuser); if nothing does: losetup -d %s", path))
 		}
 	}
@@ -178,6 +178,18 @@ func (p *pool) checkLoops(c *PoolCheck) error {
 		}
 	}
 	return nil
+}
+
+// isElsewhere reports whether a loop device belongs to another mount namespace,
+// such as a container with a driver of its own, which has the same paths: here
+// another file is there, or none. One that was deleted has a path that says so.
+func isElsewhere(l loop.Info) bool {
+	var st unix.Stat_t
+	err := unix.Stat(l.BackingPath, &st)
+	if err == nil {
+		return !l.Dead && (st.Dev != l.BackingDev || st.Ino != l.BackingInode)
+	}
+	return errors.Is(err, unix.ENOENT) && !strings.HasSuffix(l.BackingPath, " (deleted)")
 }
 
 // checkIntents looks for filesystems of this pool that were left frozen.
