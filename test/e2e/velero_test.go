@@ -224,6 +224,7 @@ func TestVelerosSnapshotIsRestoredAndDeletedWithItsBackup(t *testing.T) {
 				restored := s.runClaim(again)
 				restored.verify(path, 1)
 				restored.write(path, 5)
+				s.forget(restore, *s.inScene(restore)) // as the first objects: the snapshot stays
 			}
 			s.step("the backup is deleted")
 			contents := s.snap.SnapshotV1().VolumeSnapshotContents()
