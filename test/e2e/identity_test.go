@@ -36,6 +36,7 @@ const (
 // tokens. What hands out the credentials is a small server in the test, which can be
 // made to refuse and to be away.
 func TestCredentialsFollowTheIdentityOfThePod(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	vault := s.startVault()
 	s.installIdentity(vault)
