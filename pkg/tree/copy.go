@@ -18,11 +18,15 @@ import (
 const lostAndFound = "lost+found"
 
 // Copy copies the tree at dir, of which s is the survey, into the empty directory
-// to. did is told how many bytes of files have been dealt with; it may be nil. It is
+// to. did is told how many bytes of files have been dealt with, and of none once for
+// each entry; it may be nil. It is
 // volume.ErrInUse if the tree is not what the survey saw.
 //
 // After an error to has a part of a copy.
 func (s *Survey) Copy(ctx context.Context, dir, to *os.File, did func(volume.Bytes)) error {
+	if did == nil {
+		did = func(volume.Bytes) {}
+	}
 	c := &copier{ctx: ctx, survey: s, top: to, did: did}
 	if err := walk(ctx, dir, &c.again, c); err != nil {
 		return fmt.Errorf("copy %s: %w", dir.Name(), err)
@@ -45,6 +49,7 @@ func (c *copier) left(path string) func(noteKind) {
 }
 
 func (c *copier) enter(e entry, _, in *os.File) (*os.File, error) {
+	c.did(0)
 	if _, err := c.survey.mark(e); err != nil {
 		return nil, err
 	}
@@ -64,6 +69,7 @@ func (c *copier) leave(e entry, dir, other *os.File, _ []string) error {
 }
 
 func (c *copier) file(e entry, from, in *os.File) error {
+	c.did(0)
 	m, err := c.survey.mark(e)
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ func (p *pool) build(ctx context.Context, op string, r record, source volume.ID,
 	if err := p.coverBlocks(r.Format); err != nil {
 		return object{}, err
 	}
+	p.promisedToBlocks(r)
 	if err := p.discardStaging(r.ID); err != nil {
 		return object{}, err
 	}

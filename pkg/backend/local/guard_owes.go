@@ -9,28 +9,25 @@ import (
 )
 
 // appetite asks the ledger what the volumes that can be frozen may still need, and
-// what all block volumes may.
+// what all block volumes may, with those that are being made.
 func (p *pool) appetite(frozen map[volume.ID]bool) (appetite, error) {
 	out := appetite{frozen: map[volume.ID]volume.Bytes{}}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	sources := p.sourcesLocked()
 	for id, o := range p.objects {
-		block := o.Format.Mode == volume.ModeBlock
-		if id.Kind() != volume.KindVolume || !block && !frozen[id] {
+		if id.Kind() != volume.KindVolume || o.Format.Mode == volume.ModeBlock || !frozen[id] {
 			continue
 		}
 		need, err := p.chargeOf(*o, sources[id])
 		if err != nil {
 			return appetite{}, err
 		}
-		if block {
-			out.blocks += need
-		} else {
-			out.frozen[id] = need
-		}
+		out.frozen[id] = need
 	}
-	return out, nil
+	var err error
+	out.blocks, err = p.blocksOweLocked("")
+	return out, err
 }
 
 // overcommitted says whether the pool may be promised more than once.

@@ -79,6 +79,7 @@ type importing struct {
 	pool     *pool
 	record   record
 	progress func(volume.Bytes)
+	stop     context.CancelCauseFunc // breaks it off
 }
 
 // Import makes a volume of a source. The same call made again is success as long as
@@ -151,9 +152,11 @@ func (b *Backend) importAs(ctx context.Context, spec ImportSpec, src importSourc
 		return Imported{}, err
 	}
 	r.ID = volume.NewID(volume.KindVolume, p.id, spec.Name)
-	w := &importing{pool: p, record: r, progress: counting(src.content(), spec.Progress)}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	w := &importing{pool: p, record: r, progress: counting(src.content(), spec.Progress), stop: stop}
 	o, err := p.build(ctx, "import-volume", r, "", func(dir *os.File) error {
-		if err := p.coverContent(src.content()); err != nil {
+		if err := p.importCovered(r.ID, src.content()); err != nil {
 			return err
 		}
 		return src.fill(ctx, w, dir)
@@ -184,50 +187,24 @@ func checkImported(have object, p *pool, spec ImportSpec, format volume.Format, 
 	return nil
 }
 
-// coverContent is ErrNoSpace if a pool that overcommits would come below its
-// watermark by what is about to be written. One that does not has promised it.
-func (p *pool) coverContent(content volume.Bytes) error {
-	if !p.overcommitted() {
-		return nil
-	}
-	sp, err := p.store.space()
-	if err != nil {
-		return err
-	}
-	if mark := p.watermark(sp); sp.Cover < content+mark {
-		return fmt.Errorf("%w: pool %s is overcommitted and has room for %s; the content is %s, and %s must stay; delete volumes or snapshots, or enlarge the pool",
-			volume.ErrNoSpace, p.name, sp.Cover, content, mark)
-	}
-	return nil
-}
-
-// spend lowers what is promised to the volume by what its image has taken, so that
-// nothing is reckoned twice while it is being filled.
-func (w *importing) spend(img *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(img.Fd()), &st); err != nil {
-		return fmt.Errorf("stat the image of %s: %w", w.record.ID, err)
-	}
-	left := max(0, w.record.Size-w.pool.store.dataIn(volume.Bytes(st.Blocks)*statBlock))
-	w.pool.mu.Lock()
-	defer w.pool.mu.Unlock()
-	if pr, ok := w.pool.promised[w.record.ID]; ok && left < pr.size {
-		pr.size = left
-		w.pool.promised[w.record.ID] = pr
-	}
-	return nil
-}
-
 // spending is the progress of what is written to an image: after each piece of
-// spendEvery the promise is lowered.
+// spendEvery the promise is lowered, and the import ends if the pool cannot spare
+// more. What has no content costs room too.
 func (w *importing) spending(img *os.File) func(volume.Bytes) {
-	const spendEvery = 64 * volume.MiB
+	const spendEvery, entry = 64 * volume.MiB, 4 * volume.KiB
 	var since volume.Bytes
 	return func(n volume.Bytes) {
 		w.progress(n)
-		if since += n; since >= spendEvery {
-			since = 0
-			_ = w.spend(img) // else the promise is larger than it must be
+		if since += max(n, entry); since < spendEvery {
+			return
+		}
+		since = 0
+		var st unix.Stat_t
+		if err := unix.Fstat(int(img.Fd()), &st); err == nil { // else the promise is larger than it must be
+			w.spend(st)
+		}
+		if err := w.pool.importCovered(w.record.ID, 0); err != nil {
+			w.stop(fmt.Errorf("broken off: %w", err))
 		}
 	}
 }

@@ -39,6 +39,14 @@ func (w *importing) mounted(ctx context.Context, dir *os.File, readOnly bool, fn
 		return err
 	}
 	defer d.Close()
+	// The kernel keeps a bound with the number of the device, whoever had it.
+	var dirty volume.Bytes
+	if w.pool.overpromised() {
+		dirty = dirtyBound
+	}
+	if err := d.SetDirtyLimit(dirty); err != nil {
+		return err
+	}
 	cfg := mount.Config{FSType: string(f.FSType), Source: d.Path(), ReadOnly: readOnly}
 	if f.FSType == volume.XFS {
 		cfg.Options = []mount.Option{{Key: "nouuid"}} // it may be the image of a volume that is mounted

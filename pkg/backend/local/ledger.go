@@ -72,12 +72,13 @@ const trashWait = 10 * time.Second
 type promise struct {
 	size   volume.Bytes
 	source volume.ID
+	blocks bool // to a block volume that is not there yet
 }
 
 func (p *pool) tryAdmit(id volume.ID, size volume.Bytes, source volume.ID) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.promised[id] = promise{size, source}
+	p.promised[id] = promise{size: size, source: source}
 	err := p.keptLocked()
 	if err != nil {
 		delete(p.promised, id)

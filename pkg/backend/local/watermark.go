@@ -19,8 +19,14 @@ func (p *pool) watermark(sp space) volume.Bytes {
 	if !p.overcommitted() {
 		return 0
 	}
+	_, blocks := p.guard.lastReserve()
+	return p.margin(sp) + blocks
+}
+
+// margin is the watermark without what block volumes may need.
+func (p *pool) margin(sp space) volume.Bytes {
 	reserve, blocks := p.guard.lastReserve()
-	return max(sp.Total/watermarkShare, 2*(reserve-blocks)) + blocks
+	return max(sp.Total/watermarkShare, 2*(reserve-blocks))
 }
 
 // belowWatermark says whether nothing more may be promised, and the watermark.
