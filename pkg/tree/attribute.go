@@ -97,15 +97,28 @@ func read(call func([]byte) (int, error)) ([]byte, error) {
 func setAttributes(dir *os.File, name string, all []attribute) error {
 	for _, a := range all {
 		err := unix.Lsetxattr(pathIn(dir, name), a.name, a.value, 0)
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE) {
-			// ext4 has 4 KiB for all of a file.
-			return fmt.Errorf("%w: its extended attributes are larger than the filesystem of the copy allows (xfs has 64 KiB for each): %w", volume.ErrOutOfRange, err)
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ERANGE), errors.Is(err, unix.ENOSPC) && sizeOf(all) > surelyFits:
+			// The cause is not kept: this is no lack of room.
+			return fmt.Errorf("%w: its extended attributes have %d bytes, more than the filesystem of the copy takes (ext4: 4 KiB for all of a file, xfs: 64 KiB for each): import it with --fs-type=xfs: %v", volume.ErrOutOfRange, sizeOf(all), err)
+		case err != nil:
 			return fmt.Errorf("set the extended attribute %s: %w", a.name, err)
 		}
 	}
 	return nil
+}
+
+// surelyFits is how many bytes of attributes any file can have (ext4 keeps all of
+// them in one block, with 4 KiB in the volumes that the driver makes).
+const surelyFits = 3 << 10
+
+// sizeOf is about what attributes take.
+func sizeOf(all []attribute) (size int) {
+	const header = 16 // struct ext4_xattr_entry
+	for _, a := range all {
+		size += header + len(a.name) + len(a.value)
+	}
+	return size
 }
 
 // carry gives the copy of an entry what it has beside its content. Times come last:

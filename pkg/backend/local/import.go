@@ -230,6 +230,9 @@ func (w *importing) step(name string) error {
 // tooSmall gives ENOSPC inside the volume that is being filled its meaning: it is
 // not the pool that is full.
 func tooSmall(err error, size volume.Bytes) error {
+	if errors.Is(err, volume.ErrOutOfRange) || errors.Is(err, volume.ErrNoSpace) {
+		return err // it says what is too small, or too full
+	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: the content does not fit into a volume of %s: ask for a larger one: %v", volume.ErrOutOfRange, size, err)
 	}

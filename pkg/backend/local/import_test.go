@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/fault"
 	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/scratch"
 )
 
 // heap is a directory with files to import.
@@ -286,6 +287,22 @@ func TestImportsThatAreRefused(t *testing.T) {
 	b.refuses(ImportSpec{Name: "a", Source: src, Size: volume.GiB}, volume.ErrExists, "less than")
 	b.refuses(ImportSpec{Name: "a", Source: src, Pool: "other"}, volume.ErrExists, "not in pool")
 	b.must(b.DeleteVolume(t.Context(), got.Volume.ID))
+}
+
+// Attributes that ext4 has no place for are not a matter of the volume's size.
+func TestAttributesThatDoNotFitNameTheWayOut(t *testing.T) {
+	b := newBench(t, 2*volume.GiB, nil, "default")
+	dir := scratch.XFS(t, 300*volume.MiB)
+	path := filepath.Join(dir, "file")
+	b.must(os.WriteFile(path, nil, 0o600))
+	b.must(unix.Setxattr(path, "user.large", make([]byte, 20000), 0))
+	spec := ImportSpec{Name: "a", Source: opened(t, dir)}
+	b.refuses(spec, volume.ErrOutOfRange, "--fs-type=xfs")
+	if _, err := b.Import(t.Context(), spec); err == nil || strings.Contains(err.Error(), "larger one") {
+		t.Errorf("it asks for what does not help: %v", err)
+	}
+	spec.Format.FSType = volume.XFS
+	b.must(b.DeleteVolume(t.Context(), b.imports(spec).Volume.ID))
 }
 
 func TestAnImportThatIsBrokenOffLeavesNothing(t *testing.T) {
