@@ -39,7 +39,7 @@ const probeLen = 32 << 10
 
 // Probe reads the superblock of an ext4 or XFS filesystem that is not mounted,
 // without any program or library that tries everything. What is not a whole,
-// valid superblock is volume.ErrDataLoss: the driver formats a volume when it
+// valid superblock is a LostError, volume.ErrDataLoss: the driver formats a volume when it
 // creates it, so whatever else is there means that data was lost.
 func Probe(r io.ReaderAt) (Superblock, error) {
 	buf := make([]byte, probeLen)
@@ -50,9 +50,11 @@ func Probe(r io.ReaderAt) (Superblock, error) {
 	buf = buf[:n]
 	switch {
 	case n >= xfsSuperLen && string(buf[:4]) == "XFSB":
-		return probeXFS(buf)
+		sb, err := probeXFS(buf)
+		return claimed(volume.XFS, sb, err)
 	case n >= ext4SuperAt+ext4SuperLen && binary.LittleEndian.Uint16(buf[ext4SuperAt+0x38:]) == 0xEF53:
-		return probeExt4(buf[ext4SuperAt:][:ext4SuperLen])
+		sb, err := probeExt4(buf[ext4SuperAt:][:ext4SuperLen])
+		return claimed(volume.Ext4, sb, err)
 	case len(bytes.Trim(buf, "\x00")) == 0:
 		return Superblock{}, lost("the start of the device is all zeros")
 	}
@@ -74,12 +76,34 @@ func ProbeInUse(r io.ReaderAt) (Superblock, error) {
 	}
 }
 
-// lost is the error for a volume that cannot be what its record says. It tells
-// people what not to do, because the usual reflex destroys what can be saved.
+// LostError says that there is no whole, valid superblock. It is volume.ErrDataLoss.
+type LostError struct {
+	// Reason is what there is instead.
+	Reason string
+	// Type is the filesystem that the superblock claims to be of, "" if there is none.
+	Type volume.FSType
+}
+
+// Error is for a volume that cannot be what its record says. It tells people what not
+// to do, because the usual reflex destroys what can be saved.
+func (e *LostError) Error() string {
+	return fmt.Sprintf("%v: %s; this volume was formatted when it was created, so its data has been damaged: it is not formatted again. "+
+		"Restore it from a snapshot, or take a snapshot now and let somebody who knows look at a clone of it", volume.ErrDataLoss, e.Reason)
+}
+
+func (e *LostError) Unwrap() error { return volume.ErrDataLoss }
+
 func lost(format string, args ...any) error {
-	return fmt.Errorf("%w: %s; this volume was formatted when it was created, so its data has been damaged: it is not formatted again. "+
-		"Restore it from a snapshot, or take a snapshot now and let somebody who knows look at a clone of it",
-		volume.ErrDataLoss, fmt.Sprintf(format, args...))
+	return &LostError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// claimed adds to an error what the superblock claims to be.
+func claimed(t volume.FSType, sb Superblock, err error) (Superblock, error) {
+	var e *LostError
+	if errors.As(err, &e) {
+		e.Type = t
+	}
+	return sb, err
 }
 
 const (

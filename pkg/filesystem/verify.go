@@ -10,11 +10,16 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
+// ErrUnknownFeatures is that of a filesystem that is newer than the programs that are
+// to look through it.
+var ErrUnknownFeatures = errors.New("unknown filesystem features")
+
 // Verify looks through a filesystem that nobody uses, in an image file or on a
 // device, and changes nothing: e2fsck -n or xfs_repair -n. fault is what is wrong
 // with it in the program's words, "" if it is sound. It is volume.ErrPrecondition
 // if its log has not been replayed since it was last used: what is wrong with it
-// cannot be told before that. When ctx ends the program is killed.
+// cannot be told before that. It is ErrUnknownFeatures if the program is too old for
+// it. When ctx ends the program is killed.
 func Verify(ctx context.Context, runner command.Runner, path string, t volume.FSType) (fault string, err error) {
 	switch t {
 	case volume.Ext4:
@@ -53,6 +58,8 @@ func verifyXFS(ctx context.Context, runner command.Runner, path string) (string,
 		return "", unreplayed(path)
 	case status == 0:
 		return "", nil
+	case strings.Contains(said, "more recent xfs_repair"), strings.Contains(said, "unsupported filesystem features"):
+		return "", fmt.Errorf("%w: the xfs in %s has features that xfs_repair here does not know, so nothing can be said of it: a newer xfsprogs is needed: %s", ErrUnknownFeatures, path, oneLine([]byte(withoutProgress(said))))
 	case status == damaged:
 		return oneLine([]byte(withoutProgress(said))), nil
 	}

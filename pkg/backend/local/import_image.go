@@ -24,8 +24,9 @@ type imageSource struct {
 	size  volume.Bytes
 	data  volume.Bytes // in blocks that are no holes
 	super filesystem.Superblock
-	has   bool // an ext4 or xfs, which super is of
-	parts int  // the sectors in bytes of a partition table, 0 if there is none
+	has   bool                  // an ext4 or xfs, which super is of
+	lost  *filesystem.LostError // why it has none
+	parts int                   // the sectors in bytes of a partition table, 0 if there is none
 	notes []string
 }
 
@@ -59,7 +60,7 @@ func lookAtImage(f *os.File) (importSource, error) {
 	s.parts = sectorsOfPartitions(head)
 	s.super, err = filesystem.Probe(f)
 	s.has = err == nil
-	if err != nil && !errors.Is(err, volume.ErrDataLoss) {
+	if err != nil && !errors.As(err, &s.lost) {
 		return nil, err
 	}
 	s.data, err = sparse.Data(f, s.size)
@@ -111,6 +112,9 @@ func (s *imageSource) format(asked volume.Format, _ volume.Bytes) (volume.Format
 	if asked.Mode == "" || asked.Mode == volume.ModeBlock {
 		return s.blockFormat(asked)
 	}
+	if !s.has && s.lost.Type != "" {
+		return asked, fmt.Errorf("%w: the %s in the image cannot be used: %s; repair it or copy its files with a machine that mounts it, or import the image as a block volume", volume.ErrPrecondition, s.lost.Type, s.lost.Reason)
+	}
 	if !s.has {
 		return asked, fmt.Errorf("%w: there is no ext4 or xfs at the start of the image; import it as a block volume, or, if it has partitions, copy the one with the data into an image of its own", volume.ErrPrecondition)
 	}
@@ -144,7 +148,8 @@ func (s *imageSource) blockFormat(asked volume.Format) (volume.Format, error) {
 	asked.Mode = volume.ModeBlock
 	if asked.SectorSize == 0 {
 		asked.SectorSize = s.parts
-		if s.has && s.sectors() == 512 {
+		// Where it cannot be told what it was made for: small ones fit all.
+		if s.has && s.sectors() == 512 || !s.has && s.lost.Type != "" {
 			asked.SectorSize = 512
 		}
 	}
@@ -154,6 +159,13 @@ func (s *imageSource) blockFormat(asked volume.Format) (volume.Format, error) {
 	}
 	if s.has {
 		s.notes = append(s.notes, fmt.Sprintf("the image has an %s; as a block volume its pods get the device, not the files: --mode=filesystem mounts it", s.super.Type))
+	}
+	switch {
+	case s.has || s.parts != 0:
+	case s.lost.Type != "":
+		s.notes = append(s.notes, fmt.Sprintf("the image starts like an %s that this driver does not know: %s", s.lost.Type, s.lost.Reason))
+	case f.SectorSize == 4096:
+		s.notes = append(s.notes, "nothing is known of what is in the image; the volume has 4096-byte sectors, --sector-size=512 gives it smaller ones")
 	}
 	if f.SectorSize != 4096 {
 		s.notes = append(s.notes, "the volume has 512-byte sectors, as the image: it has no direct I/O, so what it reads is cached twice")
@@ -238,8 +250,9 @@ func (s *imageSource) checkUnchanged() error {
 }
 
 // checkFilesystem looks through the filesystem in the copy, which nobody else has
-// yet, and mounts it once, read-only, as a pod's volume will be: what cannot be
-// mounted is refused now and not when a pod starts. Whoever asked for the import
+// yet, and mounts it once, read-only: what this kernel does not mount at all is refused
+// now and not when a pod starts. A feature that only writing needs may still be
+// missing. Whoever asked for the import
 // vouches for the image: the kernel's filesystems are not made for images that
 // somebody prepared to break them.
 func (s *imageSource) checkFilesystem(ctx context.Context, w *importing, dir, img *os.File) error {
@@ -251,6 +264,9 @@ func (s *imageSource) checkFilesystem(ctx context.Context, w *importing, dir, im
 		return fmt.Errorf("%w: the superblock in the copy is not that of the image", volume.ErrDataLoss)
 	}
 	fault, err := w.pool.verifyCopy(ctx, img, w.record.Format)
+	if errors.Is(err, filesystem.ErrUnknownFeatures) {
+		return fmt.Errorf("%w: the filesystem in the image is newer than this driver's programs; import the files of the mounted directory, or the image as a block volume: %w", volume.ErrPrecondition, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -312,6 +312,31 @@ func TestImagesThatAreRefused(t *testing.T) {
 	b.imports(ImportSpec{Name: "bytes", Source: opened(t, damaged)})
 }
 
+// What begins like a filesystem that the driver does not know is not called none, and
+// what nothing is known of is not called known.
+func TestAnImageThatIsNotUnderstoodIsToldOf(t *testing.T) {
+	b := newBench(t, 2*volume.GiB, nil, "default")
+	path := filesystemImage(t, 64*volume.MiB, "mkfs.ext4", "-q", "-b", "4096")
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	b.must(err)
+	_, err = f.WriteAt([]byte("another label"), 1024+0x78) // the checksum is wrong then
+	b.must(errors.Join(err, f.Close()))
+	b.refuses(ImportSpec{Name: "a", Source: opened(t, path), Format: volume.Format{Mode: volume.ModeFilesystem}}, volume.ErrPrecondition, "ext4 superblock has a wrong checksum")
+	for _, c := range []struct {
+		source  *os.File
+		sectors int
+		note    string
+	}{
+		{opened(t, path), 512, "wrong checksum"},
+		{noisyImage(t, volume.MiB), 4096, "nothing is known"},
+	} {
+		got := b.imports(ImportSpec{Name: c.note, Source: c.source})
+		if got.Volume.Format.SectorSize != c.sectors || !strings.Contains(strings.Join(got.Notes, "\n"), c.note) {
+			t.Errorf("%s: %d-byte sectors, notes %q", c.note, got.Volume.Format.SectorSize, got.Notes)
+		}
+	}
+}
+
 // Nobody asks for a filesystem with 512-byte sectors: mkfs never makes one.
 func TestOnlyAnImportHasAFilesystemWithSmallSectors(t *testing.T) {
 	b := newBench(t, 4*volume.GiB, nil, "default")
