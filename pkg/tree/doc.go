@@ -6,12 +6,14 @@
 // A copy has the content of each file, sparse where that is blank, its owner, group,
 // mode, times of access and modification, extended attributes with access control
 // lists and capabilities, and its hard links. [Survey.Verify] compares all of it
-// (but the times of access, which reading changes) with the source, entry by entry,
-// content by digest.
+// (but the times of access, which reading changes) with the source, entry by entry;
+// content with the digest of what was read when it was copied: the source's files
+// are read once.
 //
-// The source is only read. One that changes between the survey and the end of the
-// verification is refused, and so is one with a file that something has open for
-// writing.
+// The source is only read. An entry that changes between the survey and the
+// verification, which looks at it once more, is refused, and so is a file that
+// something has open for writing at the survey. What changes after its entry was
+// looked at for the last time does not show.
 //
 // # What it refuses and what it leaves out
 //
