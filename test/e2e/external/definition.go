@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	storagev1 "k8s.io/api/storage/v1"
 	"sigs.k8s.io/yaml"
 
@@ -48,6 +49,10 @@ func writeDefinition(ctx context.Context, c *cluster.Cluster, suite cluster.Suit
 	if err := checkCapabilities(capabilities, known); err != nil {
 		return "", fmt.Errorf("%s, for Kubernetes %s: %w", definitionFile, suite.Version, err)
 	}
+	if o.fsType == "ext4" && !mayGrowMountedExt4() {
+		fmt.Println("ext4 does not grow here while it is mounted: this machine has no CAP_SYS_RESOURCE, so the tests of that are skipped")
+		capabilities["onlineExpansion"] = false
+	}
 	if info["TopologyKeys"], err = topologyKeys(ctx, c, fmt.Sprint(info["Name"])); err != nil {
 		return "", err
 	}
@@ -62,6 +67,13 @@ func writeDefinition(ctx context.Context, c *cluster.Cluster, suite cluster.Suit
 	}
 	definition["StorageClass"] = map[string]any{"FromFile": class}
 	return writeYAML(filepath.Join(o.out, "driver.yaml"), definition)
+}
+
+// mayGrowMountedExt4 reports whether a driver on this machine can have the capability
+// that the kernel asks for (fs/ext4/resize.c).
+func mayGrowMountedExt4() bool {
+	has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)
+	return err == nil && has == 1
 }
 
 // writeClass writes the class with a filesystem and a binding mode.

@@ -92,6 +92,29 @@ func TestPageSaysWhy(t *testing.T) {
 	}
 }
 
+func TestWhatRanAgainCountsAsItEndedThere(t *testing.T) {
+	first, again := runDir(t), runDir(t)
+	better := strings.ReplaceAll(report, `status="failed" time="3">
+<failure message="" type="failed">[FAILED] Timed out after 60s.
+In [It] at: x.go:1</failure>`, `status="passed" time="3">`)
+	if better == report {
+		t.Fatal("nothing ended otherwise")
+	}
+	if err := os.WriteFile(filepath.Join(again, junitFile), []byte(better), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	every := []cause{{Cause: "any", match: regexp.MustCompile("")}}
+	var p figures.Page
+	if err := addRun(&p, first+"+"+again, causes{Failures: every, Skips: every}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"snapshottable [Feature:VolumeSnapshotDataSource] works | failed | passed |\n", "**2 passed, 2 failed, 1 skipped.**"} {
+		if !strings.Contains(p.String(), want) {
+			t.Errorf("no %q in\n%s", want, p.String())
+		}
+	}
+}
+
 func TestUnknownCauseIsAnError(t *testing.T) {
 	err := addRun(&figures.Page{}, runDir(t), causes{})
 	if err == nil || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "doesn't support ntfs") {

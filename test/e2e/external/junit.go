@@ -19,6 +19,8 @@ const (
 	skipped
 )
 
+func (s state) String() string { return [...]string{"passed", "failed", "skipped"}[s] }
+
 // spec is one test of the JUnit file.
 type spec struct {
 	// suite is the test suite, such as snapshottable, pattern the kind of volume, and

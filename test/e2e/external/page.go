@@ -44,8 +44,11 @@ func page(args []string) error {
 	return os.WriteFile(*out, p.Bytes(), 0o644)
 }
 
-// addRun adds what a run was, what it counted, and why what did not pass did not.
-func addRun(p *figures.Page, dir string, why causes) error {
+// addRun adds what a run was, what it counted, and why what did not pass did not. The
+// directories of later runs may follow with a + between: what ran there again counts
+// as it ended there.
+func addRun(p *figures.Page, dirs string, why causes) error {
+	dir, again, repeated := strings.Cut(dirs, "+")
 	r, err := readResult(dir)
 	if err != nil {
 		return err
@@ -54,10 +57,41 @@ func addRun(p *figures.Page, dir string, why causes) error {
 	if err != nil {
 		return err
 	}
-	p.Line("\n## %s\n", heading(dir))
-	p.Line("%s**%s.**", string(facts)+"\n", r.line())
+	p.Line("\n## %s\n\n%s", heading(dir), facts)
+	for repeated {
+		dir, again, repeated = strings.Cut(again, "+")
+		if err := addRepeated(p, dir, &r); err != nil {
+			return err
+		}
+	}
+	p.Line("**%s.**", r.line())
 	addSuites(p, r)
 	return errors.Join(addFailures(p, r.having(failed), why.Failures), addSkips(p, r.having(skipped), why.Skips))
+}
+
+// addRepeated puts the results of a later run in the place of earlier ones, and says
+// of which tests that changed the end.
+func addRepeated(p *figures.Page, dir string, r *result) error {
+	later, err := readResult(dir)
+	if err != nil {
+		return err
+	}
+	facts, err := os.ReadFile(filepath.Join(dir, machineFile))
+	if err != nil {
+		return err
+	}
+	p.Line("Some of them again, and that result counts:\n\n%s", facts)
+	p.Table("test", "first", "again")
+	for _, l := range later.specs {
+		i := slices.IndexFunc(r.specs, func(s spec) bool { return s.name == l.name })
+		if i < 0 || l.state == skipped || r.specs[i].state == l.state {
+			continue
+		}
+		p.Row(cell(short(l.name)), r.specs[i].state.String(), l.state.String())
+		r.specs[i] = l
+	}
+	p.Line("")
+	return nil
 }
 
 // heading is the name of a run: that of its directory, in words.
