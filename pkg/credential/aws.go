@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/podtoken"
@@ -149,13 +148,15 @@ func sessionName(c podtoken.Claims) string {
 	return name
 }
 
-// awsError is the error of an AWS query API.
-func awsError(body []byte) string {
+// awsError is the error of an AWS query API (the common errors of the API, and those of
+// AssumeRoleWithWebIdentity).
+func awsError(body []byte) explained {
 	var e struct {
 		Error struct{ Code, Message string }
 	}
 	if xml.Unmarshal(body, &e) != nil {
-		return ""
+		return explained{}
 	}
-	return strings.TrimSpace(e.Error.Code + " " + e.Error.Message)
+	return explain(e.Error.Code, e.Error.Message,
+		"Throttling", "ThrottlingException", "RequestLimitExceeded", "IDPCommunicationError", "ServiceUnavailable", "InternalFailure")
 }

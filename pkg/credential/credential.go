@@ -2,6 +2,7 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/podtoken"
@@ -31,6 +32,11 @@ type Source interface {
 	// before it was asked.
 	Away() (since time.Time, ok bool)
 }
+
+// ErrLogin marks an ErrDenied that came at a login, before anything was asked for. It
+// says less than others: a service that cannot ask the API server who a pod is refuses
+// everybody.
+var ErrLogin = errors.New("the login is refused")
 
 // Session is what one volume has at a source: a login perhaps, and leases. Its
 // methods are called one at a time.

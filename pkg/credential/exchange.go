@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -235,7 +236,7 @@ func (s *service) nonsense(doing, what string) error {
 
 // post sends a body and decodes the JSON of the answer. explain finds in the body of a
 // refusal what the service calls its error.
-func (s *service) post(ctx context.Context, doing, target, contentType, body, bearer string, hide secret.Text, explain func([]byte) string, answer any) error {
+func (s *service) post(ctx context.Context, doing, target, contentType, body, bearer string, hide secret.Text, explain func([]byte) explained, answer any) error {
 	return s.ask(ctx, doing, func(ctx context.Context) error {
 		text, err := s.send(ctx, target, contentType, body, bearer, hide, explain)
 		if err != nil {
@@ -251,7 +252,7 @@ func (s *service) post(ctx context.Context, doing, target, contentType, body, be
 }
 
 // send is one POST and the whole body of its answer.
-func (s *service) send(ctx context.Context, target, contentType, body, bearer string, hide secret.Text, explain func([]byte) string) (string, error) {
+func (s *service) send(ctx context.Context, target, contentType, body, bearer string, hide secret.Text, explain func([]byte) explained) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
 	if err != nil {
 		return "", fmt.Errorf("make a request: %w", err)
@@ -271,25 +272,47 @@ func (s *service) send(ctx context.Context, target, contentType, body, bearer st
 		return "", fmt.Errorf("%w: read its answer: %w", volume.ErrUnavailable, err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return "", refusal(resp.StatusCode, said(explain(text), hide.Reveal()))
+		e := explain(text)
+		switch what := said(e.text, hide.Reveal()); {
+		case e.text == "":
+			return "", stranger(resp.StatusCode)
+		case e.passing:
+			return "", fmt.Errorf("%w: it answers %d %s: %s", volume.ErrUnavailable, resp.StatusCode, http.StatusText(resp.StatusCode), what)
+		default:
+			return "", refusal(resp.StatusCode, what)
+		}
 	}
 	return string(text), nil
 }
 
-// oauthError is the error of a token service (RFC 6749, section 5.2).
-func oauthError(body []byte) string {
+// explained is what a service calls its error; "" if it says nothing that it would.
+type explained struct {
+	text string
+	// passing says that the service itself, or what it asks, is in trouble.
+	passing bool
+}
+
+func explain(code, message string, passing ...string) explained {
+	if code == "" {
+		return explained{}
+	}
+	return explained{strings.TrimSpace(code + " " + message), slices.Contains(passing, code)}
+}
+
+// oauthError is the error of a token service (RFC 6749, sections 4.1.2.1 and 5.2).
+func oauthError(body []byte) explained {
 	var e struct {
 		Error       string `json:"error"`
 		Description string `json:"error_description"`
 	}
 	if json.Unmarshal(body, &e) != nil {
-		return ""
+		return explained{}
 	}
-	return strings.TrimSpace(e.Error + " " + e.Description)
+	return explain(e.Error, e.Description, "temporarily_unavailable", "server_error")
 }
 
-// googleError is the error of a Google API.
-func googleError(body []byte) string {
+// googleError is the error of a Google API (google/rpc/code.proto).
+func googleError(body []byte) explained {
 	var e struct {
 		Error struct {
 			Status  string `json:"status"`
@@ -297,7 +320,7 @@ func googleError(body []byte) string {
 		} `json:"error"`
 	}
 	if json.Unmarshal(body, &e) != nil {
-		return ""
+		return explained{}
 	}
-	return strings.TrimSpace(e.Error.Status + " " + e.Error.Message)
+	return explain(e.Error.Status, e.Error.Message, "UNAVAILABLE", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 }

@@ -184,7 +184,7 @@ func TestUnfriendlyAnswersOfCloudsHaveTheirErrors(t *testing.T) {
 		says       string
 	}{
 		{"oidc", "refused", 400, `{"error":"invalid_grant","error_description":"the subject token is not valid"}`, volume.ErrDenied, "invalid_grant the subject token is not valid"},
-		{"oidc", "refused by a proxy", 403, "<html>" + canary, volume.ErrDenied, "403 Forbidden"},
+		{"oidc", "refused by a proxy", 403, "<html>" + canary, volume.ErrUnavailable, "403 Forbidden, in no way"},
 		{"oidc", "overloaded", 429, "", volume.ErrUnavailable, "429"},
 		{"oidc", "broken", 500, canary, volume.ErrUnavailable, "500"},
 		{"oidc", "moved", 302, "", volume.ErrUnavailable, "302"},
@@ -194,6 +194,12 @@ func TestUnfriendlyAnswersOfCloudsHaveTheirErrors(t *testing.T) {
 		{"oidc", "ended", 200, `{"access_token":"x","expires_in":-3}`, volume.ErrUnavailable, "expires_in"},
 		{"oidc", "oversized", 200, `{"access_token":"` + strings.Repeat(canary, 100_000) + `"}`, volume.ErrUnavailable, "larger than 1 MiB"},
 		{"aws", "refused", 403, `<ErrorResponse><Error><Code>AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`, volume.ErrDenied, "AccessDenied Not authorized"},
+		{"aws", "refused by a proxy", 403, "<html>" + canary + "</html>", volume.ErrUnavailable, "in no way"},
+		{"aws", "too much", 400, `<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>`, volume.ErrUnavailable, "Throttling Rate"},
+		{"aws", "without the issuer", 400, `<ErrorResponse><Error><Code>IDPCommunicationError</Code></Error></ErrorResponse>`, volume.ErrUnavailable, "IDPCommunicationError"},
+		{"oidc", "not now", 400, `{"error":"temporarily_unavailable"}`, volume.ErrUnavailable, "temporarily_unavailable"},
+		{"gcp", "refused by a proxy", 404, `{"message":"` + canary + `"}`, volume.ErrUnavailable, "in no way"},
+		{"gcp", "not now", 403, `{"error":{"status":"UNAVAILABLE"}}`, volume.ErrUnavailable, "UNAVAILABLE"},
 		{"aws", "no XML", 200, canary, volume.ErrUnavailable, "not that of a security token service"},
 		{"aws", "nothing in it", 200, `<a></a>`, volume.ErrUnavailable, "no credentials"},
 		{"aws", "ended", 200, fmt.Sprintf(awsAnswer, past), volume.ErrUnavailable, "valid now"},

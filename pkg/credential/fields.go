@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,9 +57,10 @@ func textOf(value any) string {
 // certificate and all that lead from it to its root, as servers want them in one file.
 const FieldChain = "certificate_chain"
 
-// completeCertificate adds FieldChain and gives the end of the certificate. A
-// certificate whose private key is another's is an error.
-func completeCertificate(fields map[string]secret.Text) (expires time.Time, err error) {
+// completeCertificate adds FieldChain and gives the end of the certificate, which was
+// got at a time of this machine's clock. A certificate whose private key is another's
+// is an error.
+func completeCertificate(fields map[string]secret.Text, begin time.Time) (expires time.Time, err error) {
 	certificate := strings.TrimRight(fields["certificate"].Reveal(), "\n") + "\n"
 	chain := certificate
 	if rest := firstOf(fields["ca_chain"].Reveal(), fields["issuing_ca"].Reveal()); rest != "" {
@@ -78,8 +80,38 @@ func completeCertificate(fields map[string]secret.Text) (expires time.Time, err 
 			return time.Time{}, errors.New("the private key in its answer is not that of the certificate")
 		}
 	}
-	if time.Until(leaf.NotAfter) > maxLife {
+	expires = endOf(leaf, begin)
+	if expires.Sub(begin) > maxLife {
 		return time.Time{}, fmt.Errorf("the certificate in its answer is valid until %s", leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	return leaf.NotAfter, nil
+	return expires, nil
+}
+
+// endOf is when a certificate that was got at begin ends, by the clock of begin: if
+// that is behind the issuer's, then before it shows NotAfter.
+func endOf(c *x509.Certificate, begin time.Time) time.Time {
+	if end := begin.Add(c.NotAfter.Sub(c.NotBefore)); end.Before(c.NotAfter) {
+		return end
+	}
+	return c.NotAfter
+}
+
+// endInside is an end that is among the fields: of a certificate, or, as Vault's
+// engines write it, in seconds since 1970 (expiration) or from begin (ttl). It is zero
+// if there is none that makes sense.
+func (c Credential) endInside(begin time.Time) time.Time {
+	if block, _ := pem.Decode([]byte(c.Fields["certificate"].Reveal())); block != nil {
+		if leaf, err := x509.ParseCertificate(block.Bytes); err == nil {
+			return endOf(leaf, begin)
+		}
+	}
+	if n, err := strconv.ParseInt(c.Fields["expiration"].Reveal(), 10, 64); err == nil {
+		if end := time.Unix(n, 0); end.After(begin) && end.Sub(begin) <= maxLife {
+			return end
+		}
+	}
+	if n, err := strconv.ParseInt(c.Fields["ttl"].Reveal(), 10, 64); err == nil && n > 0 && n <= int64(maxLife/time.Second) {
+		return begin.Add(time.Duration(n) * time.Second)
+	}
+	return time.Time{}
 }

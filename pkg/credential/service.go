@@ -105,7 +105,8 @@ func (l *limited) Close() error { return l.body.Close() }
 
 // ask makes one request, if the circuit lets it. request returns an error with a
 // sentinel if the service answered, even if it refused; any other error means that it
-// did not, and so does ErrUnavailable.
+// did not, and so does ErrUnavailable without errAnswered: what one pod asks for must
+// not open the circuit for others.
 func (s *service) ask(ctx context.Context, doing string, request func(ctx context.Context) error) error {
 	fail := func(err error) error { return fmt.Errorf("source %s: %s: %w", s.source, doing, err) }
 	select {
@@ -121,7 +122,8 @@ func (s *service) ask(ctx context.Context, doing string, request func(ctx contex
 	defer cancel()
 	err := request(bounded)
 	answered := err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
-		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated)
+		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated) ||
+		errors.Is(err, errAnswered) || errors.Is(err, errTooLarge)
 	s.circuit.leave(answered, ctx.Err() != nil)
 	if err == nil {
 		return nil
@@ -156,7 +158,12 @@ func said(text string, secrets ...string) string {
 	return text
 }
 
-// refusal is the error for a status that is no success.
+// errAnswered marks an ErrUnavailable that says something of one request, and not that
+// the service is away.
+var errAnswered = errors.New("for this request")
+
+// refusal is the error for a status that is no success, from a service that says so
+// itself.
 func refusal(status int, text string) error {
 	sentinel := volume.ErrUnavailable
 	switch {
@@ -167,11 +174,25 @@ func refusal(status int, text string) error {
 	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusPreconditionFailed:
 	case status >= 400 && status < 500 && status < 470: // 472 and 473 are Vault's standby nodes
 		sentinel = volume.ErrDenied
+	case status == http.StatusInternalServerError, status == http.StatusNotImplemented:
+		// One place behind it may be broken, such as one database of many.
+		sentinel = answered{volume.ErrUnavailable}
 	}
 	if text == "" {
 		return fmt.Errorf("%w: it answers %d %s", sentinel, status, http.StatusText(status))
 	}
 	return fmt.Errorf("%w: it answers %d %s: %s", sentinel, status, http.StatusText(status), text)
+}
+
+// answered is an error that is errAnswered too, and does not say so.
+type answered struct{ error }
+
+func (a answered) Unwrap() []error { return []error{a.error, errAnswered} }
+
+// stranger is the error for an answer that the service did not make, such as that of a
+// proxy. Nothing follows from it, whatever its status.
+func stranger(status int) error {
+	return fmt.Errorf("%w: it answers %d %s, in no way that the service would", volume.ErrUnavailable, status, http.StatusText(status))
 }
 
 // CloseIdleConnections makes http.Client.CloseIdleConnections work.

@@ -120,9 +120,11 @@ func (v *vault) Kind() string             { return "vault" }
 func (v *vault) Audience() string         { return v.cfg.Audience }
 func (v *vault) Away() (time.Time, bool)  { return v.service.circuit.away() }
 func (v *vault) role(asked string) string { return firstOf(asked, v.cfg.Auth.Role) }
-func (v *vault) Open(role string) Session { return &vaultSession{vault: v, role: v.role(role)} }
-func (v *vault) loginPath() string        { return "auth/" + v.cfg.Auth.Mount + "/login" }
-func (v *vault) String() string           { return "vault at " + v.cfg.Address }
+func (v *vault) Open(role string) Session {
+	return &vaultSession{vault: v, role: v.role(role), now: time.Now}
+}
+func (v *vault) loginPath() string { return "auth/" + v.cfg.Auth.Mount + "/login" }
+func (v *vault) String() string    { return "vault at " + v.cfg.Address }
 func (v *vault) invalid(err error) error {
 	return fmt.Errorf("%w: source %s: %w", volume.ErrInvalid, v.service.source, err)
 }
@@ -167,10 +169,27 @@ func (v *vault) place(r Read) (place, error) {
 	if first, _, _ := strings.Cut(p.path, "/"); first == "sys" || first == "auth" || first == "cubbyhole" || first == "identity" {
 		return place{}, fmt.Errorf("path %q: what is below %s/ is Vault's own and not read for pods", p.path, first)
 	}
+	if part := ownBelow(p); part != "" && len(v.cfg.Paths) == 0 {
+		return place{}, fmt.Errorf("path %q: if it begins with a namespace, what is below %s/ is Vault's own and not read for pods: if it does not, list it in paths of the source", p.path, part)
+	}
 	if !v.allows(p.path) {
 		return place{}, fmt.Errorf("path %q is not among those that the administrator allows", p.path)
 	}
 	return p, nil
+}
+
+// ownBelow is the part of a path that is Vault's own if the parts before it are
+// namespaces; "" if there is none.
+func ownBelow(p place) string {
+	parts := strings.Split(p.path, "/")
+	if p.nested {
+		// What is behind data/ is the name of a secret.
+		parts = parts[:slices.Index(parts, "data")]
+	}
+	if i := slices.IndexFunc(parts, func(s string) bool { return s == "sys" || s == "auth" }); i >= 0 {
+		return parts[i]
+	}
+	return ""
 }
 
 func placeOf(r Read) (place, error) {
@@ -264,11 +283,11 @@ func (v *vault) call(ctx context.Context, doing string, hide []string, request f
 		case err == nil:
 			return nil
 		case errors.As(err, &refused):
-			text := ""
-			if !refused.RawError { // else it is not Vault that says so
-				text = said(strings.Join(refused.Errors, "; "), hide...)
+			// An error of Vault's has its list of errors, be it empty.
+			if refused.RawError || refused.Errors == nil {
+				return stranger(refused.StatusCode)
 			}
-			return refusal(refused.StatusCode, text)
+			return refusal(refused.StatusCode, said(strings.Join(refused.Errors, "; "), hide...))
 		case errors.Is(err, errTooLarge):
 			return fmt.Errorf("%w: %w", volume.ErrUnavailable, errTooLarge)
 		case isNetwork(err):

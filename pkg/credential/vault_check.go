@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -16,7 +15,7 @@ import (
 // allows everybody, and so finds a policy that was changed without making a new
 // certificate or login each time.
 func (s *vaultSession) Check(ctx context.Context, token podtoken.Token, reads []Read) error {
-	if s.mute {
+	if s.now().Before(s.muted) {
 		return nil
 	}
 	var paths []string
@@ -28,22 +27,24 @@ func (s *vaultSession) Check(ctx context.Context, token podtoken.Token, reads []
 		paths = append(paths, p.path)
 	}
 	fresh := false
-	if s.current == nil || !s.current.alive(time.Now()) {
+	if s.current == nil || !s.current.alive(s.now()) {
 		if err := s.logIn(ctx, token); err != nil {
 			return err
 		}
 		fresh = true
 	}
 	answer, err := s.capabilities(ctx, paths)
-	if errors.Is(err, volume.ErrDenied) && !fresh {
+	if errors.Is(err, volume.ErrDenied) && !fresh && !s.now().Before(s.again) {
 		// The login may have been revoked.
 		if err := s.logIn(ctx, token); err != nil {
 			return err
 		}
-		answer, err = s.capabilities(ctx, paths)
+		if answer, err = s.capabilities(ctx, paths); errors.Is(err, volume.ErrDenied) {
+			s.useless(ctx)
+		}
 	}
 	if errors.Is(err, volume.ErrDenied) {
-		s.mute = true
+		s.muted = s.now().Add(mutePause)
 		return nil
 	}
 	if err != nil || answer == nil {

@@ -1,9 +1,12 @@
 package credential
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -21,6 +24,13 @@ const (
 	maxLife = 10 * 365 * 24 * time.Hour
 	// maxLogins bounds the logins that a session has to end at its close.
 	maxLogins = 8
+	// loginPause is how long no new login is made after one that was refused what the
+	// one before was refused: else they pile up in Vault. It is less than the time after
+	// which a refusal counts, so that another one is tried before.
+	loginPause = 15 * time.Second
+	// mutePause is how long the pod is not asked for again what it may do, after it might
+	// not ask.
+	mutePause = 5 * time.Minute
 )
 
 // vaultSession is a Session: a login, and those before it that leases still hang on.
@@ -29,16 +39,20 @@ type vaultSession struct {
 	role    string
 	current *login
 	older   []*login
-	// mute says that the pod may not ask what it may do.
-	mute bool
+	now     func() time.Time
+	// A new login does not help before again; before muted the pod may not ask what it
+	// may do.
+	again, muted time.Time
 }
 
 // login is a token of Vault's. The leases that were got with it end with it.
 type login struct {
 	client    *api.Client
 	token     secret.Text
-	expires   time.Time // zero: never
+	life      time.Duration // when it was made
+	expires   time.Time     // zero: never
 	renewable bool
+	leased    bool // it has leases
 }
 
 func (l *login) alive(now time.Time) bool {
@@ -52,28 +66,55 @@ func (s *vaultSession) Read(ctx context.Context, token podtoken.Token, read Read
 		return Credential{}, s.vault.invalid(err)
 	}
 	fresh := false
-	if s.current == nil || !s.current.alive(time.Now()) || !s.longEnough(p) {
+	if s.current == nil || !s.current.alive(s.now()) || !s.longEnough(ctx, p) {
 		if err := s.logIn(ctx, token); err != nil {
 			return Credential{}, err
 		}
 		fresh = true
 	}
 	c, err := s.read(ctx, s.current, p, read)
-	if err == nil || fresh || !errors.Is(err, volume.ErrDenied) {
+	if err == nil || fresh || !errors.Is(err, volume.ErrDenied) || s.now().Before(s.again) {
 		return c, err
 	}
 	// The login may have been revoked, or its policies may be of another day.
 	if err := s.logIn(ctx, token); err != nil {
 		return Credential{}, err
 	}
-	return s.read(ctx, s.current, p, read)
+	c, err = s.read(ctx, s.current, p, read)
+	if errors.Is(err, volume.ErrDenied) {
+		s.useless(ctx)
+	}
+	return c, err
+}
+
+// useless ends the last login, which helped nothing, or the one before, if no lease
+// hangs on that.
+func (s *vaultSession) useless(ctx context.Context) {
+	s.again = s.now().Add(loginPause)
+	if len(s.older) == 0 {
+		return
+	}
+	before := s.older[len(s.older)-1]
+	s.older = s.older[:len(s.older)-1]
+	if before.leased {
+		before, s.current = s.current, before
+	}
+	// Whatever is not ended ends by itself.
+	_ = s.revoke(ctx, before)
 }
 
 // longEnough says whether the login may be used for what hangs on it: a lease that
-// would soon end with it is no good.
-func (s *vaultSession) longEnough(p place) bool {
-	static := p.engine == EngineKV || p.engine == EnginePKI
-	return static || s.current.expires.IsZero() || s.current.renewable || time.Until(s.current.expires) > 5*time.Minute
+// would soon end with it is no good. A login that can is renewed for that.
+func (s *vaultSession) longEnough(ctx context.Context, p place) bool {
+	l := s.current
+	if p.engine == EngineKV || p.engine == EnginePKI || l.expires.IsZero() {
+		return true
+	}
+	enough := min(5*time.Minute, l.life/2)
+	if l.renewable && l.expires.Sub(s.now()) <= enough {
+		s.renewLogin(ctx, l, l.life)
+	}
+	return l.expires.Sub(s.now()) > enough
 }
 
 func (s *vaultSession) logIn(ctx context.Context, token podtoken.Token) error {
@@ -86,6 +127,9 @@ func (s *vaultSession) logIn(ctx context.Context, token podtoken.Token) error {
 	answer, err := s.vault.call(ctx, doing, []string{jwt}, func(ctx context.Context) (*api.Secret, error) {
 		return client.Logical().WriteWithContext(ctx, s.vault.loginPath(), map[string]any{"role": s.role, "jwt": jwt})
 	})
+	if errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition) {
+		return loginError{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -100,28 +144,38 @@ func (s *vaultSession) logIn(ctx context.Context, token podtoken.Token) error {
 		return bad(err.Error())
 	}
 	client.SetToken(answer.Auth.ClientToken)
-	l := &login{client: client, token: secret.New(answer.Auth.ClientToken), renewable: answer.Auth.Renewable}
+	l := &login{client: client, token: secret.New(answer.Auth.ClientToken), life: life, renewable: answer.Auth.Renewable}
 	if life > 0 {
-		l.expires = time.Now().Add(life)
+		l.expires = s.now().Add(life)
 	}
 	if s.current != nil {
 		s.older = append(s.older, s.current)
 	}
 	s.current = l
-	s.forget()
+	s.forget(ctx)
 	return nil
 }
 
-// forget drops logins that have ended by themselves, and the oldest if there are many.
-func (s *vaultSession) forget() {
-	now := time.Now()
+// loginError is an error that is ErrLogin too, and does not say so.
+type loginError struct{ error }
+
+func (e loginError) Unwrap() []error { return []error{e.error, ErrLogin} }
+
+// forget drops logins that have ended by themselves, and ends the oldest if there are
+// many.
+func (s *vaultSession) forget(ctx context.Context) {
+	now := s.now()
 	var left []*login
 	for _, l := range s.older {
 		if l.expires.IsZero() || l.expires.After(now) {
 			left = append(left, l)
 		}
 	}
-	s.older = left[max(0, len(left)-maxLogins):]
+	for len(left) > maxLogins {
+		_ = s.revoke(ctx, left[0]) // else it ends by itself
+		left = left[1:]
+	}
+	s.older = left
 }
 
 // lifeOf is a number of seconds that Vault gives something to live.
@@ -134,7 +188,7 @@ func lifeOf(seconds int) (time.Duration, error) {
 
 func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (Credential, error) {
 	doing := "read " + p.path
-	begin := time.Now()
+	begin := s.now()
 	answer, err := s.vault.call(ctx, doing, []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
 		if !p.write {
 			return readLogical(ctx, l.client, p.path)
@@ -151,7 +205,10 @@ func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (
 	fail := func(sentinel error, what string) (Credential, error) {
 		return Credential{}, fmt.Errorf("source %s: %s: %w: %s", s.vault.service.source, doing, sentinel, what)
 	}
-	if answer == nil || answer.Data == nil {
+	switch {
+	case answer == nil && p.write, answer != nil && answer.Data == nil:
+		return fail(volume.ErrUnavailable, "its answer is empty: either it is not that of a Vault server, or nothing is to be read at that path")
+	case answer == nil:
 		return fail(volume.ErrPrecondition, "there is nothing at that path")
 	}
 	data := answer.Data
@@ -169,12 +226,13 @@ func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (
 		return fail(volume.ErrUnavailable, err.Error())
 	}
 	if p.engine == EnginePKI {
-		if c.Expires, err = completeCertificate(c.Fields); err != nil {
+		if c.Expires, err = completeCertificate(c.Fields, begin); err != nil {
 			return fail(volume.ErrUnavailable, err.Error())
 		}
 	}
 	switch {
 	case answer.LeaseID != "":
+		l.leased = true
 		c.lease = lease{id: answer.LeaseID, renewable: answer.Renewable, life: life, login: l}
 		end := c.lease.until(begin.Add(life))
 		if c.Expires.IsZero() || end.Before(c.Expires) {
@@ -182,23 +240,42 @@ func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (
 		}
 	case p.write && p.engine == "" && life > 0:
 		c.Expires = begin.Add(life)
+	case p.write && p.engine == "":
+		c.Expires = c.endInside(begin)
 	}
 	return c, nil
 }
 
-// readLogical reads a path. It is nil if there is nothing, which is not the same as an
-// answer that has nothing in it.
+// readLogical reads a path. It is nil if Vault says that there is nothing. An answer
+// that is not of Vault's shape may be that of any server, and is an error: the client's
+// own decoder takes whatever is JSON.
 func readLogical(ctx context.Context, client *api.Client, path string) (*api.Secret, error) {
 	raw, err := client.Logical().ReadRawWithContext(ctx, path)
-	status := 0
-	if raw != nil {
-		status = raw.StatusCode
+	if raw == nil {
+		return nil, err
 	}
-	answer, err := client.Logical().ParseRawResponseAndCloseBody(raw, err)
-	if err == nil && answer == nil && status == http.StatusOK {
-		return nil, errors.New("an empty answer")
+	defer raw.Body.Close()
+	if err != nil && raw.StatusCode != http.StatusNotFound {
+		return nil, err
 	}
-	return answer, err
+	body, readErr := io.ReadAll(raw.Body)
+	if readErr != nil {
+		return nil, readErr
+	}
+	var shape struct {
+		Errors *[]string      `json:"errors"`
+		Data   map[string]any `json:"data"`
+	}
+	decodeErr := json.Unmarshal(body, &shape)
+	switch {
+	case decodeErr == nil && shape.Data != nil:
+		return api.ParseSecret(bytes.NewReader(body))
+	case err != nil && decodeErr == nil && shape.Errors != nil:
+		return nil, nil
+	case err != nil:
+		return nil, err // a 404 of another server
+	}
+	return nil, errors.New("an answer without data")
 }
 
 // until is when a lease ends: with its login, if that is earlier.
@@ -214,7 +291,7 @@ func (s *vaultSession) Renew(ctx context.Context, c Credential) (Credential, boo
 	if c.lease.id == "" || !c.lease.renewable {
 		return c, false
 	}
-	now, l := time.Now(), c.lease.login
+	now, l := s.now(), c.lease.login
 	wanted := now.Add(c.lease.life)
 	if !l.expires.IsZero() && l.expires.Before(wanted) && l.renewable {
 		s.renewLogin(ctx, l, c.lease.life)
@@ -238,7 +315,7 @@ func (s *vaultSession) Renew(ctx context.Context, c Credential) (Credential, boo
 }
 
 func (s *vaultSession) renewLogin(ctx context.Context, l *login, life time.Duration) {
-	now := time.Now()
+	now := s.now()
 	answer, err := s.vault.call(ctx, "renew the login", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
 		return l.client.Auth().Token().RenewSelfWithContext(ctx, int(life/time.Second))
 	})
@@ -258,18 +335,23 @@ func (s *vaultSession) Close(ctx context.Context) error {
 	}
 	s.older, s.current = nil, nil
 	var errs []error
-	now := time.Now()
+	now := s.now()
 	for _, l := range all {
 		if !l.expires.IsZero() && l.expires.Before(now) {
 			continue
 		}
-		_, err := s.vault.call(ctx, "revoke a login", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
-			return nil, l.client.Auth().Token().RevokeSelfWithContext(ctx, "")
-		})
-		// One that Vault does not know any more is ended.
-		if err != nil && !errors.Is(err, volume.ErrDenied) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, s.revoke(ctx, l))
 	}
 	return errors.Join(errs...)
+}
+
+func (s *vaultSession) revoke(ctx context.Context, l *login) error {
+	_, err := s.vault.call(ctx, "revoke a login", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
+		return nil, l.client.Auth().Token().RevokeSelfWithContext(ctx, "")
+	})
+	// One that Vault does not know any more is ended.
+	if errors.Is(err, volume.ErrDenied) {
+		return nil
+	}
+	return err
 }

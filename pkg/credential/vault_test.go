@@ -3,6 +3,7 @@ package credential
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -132,6 +133,7 @@ func TestWhatAPodMayNotAskForIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 		{"a long path", "", kv("secret", strings.Repeat("x", 600)), "bytes"},
 		{"no mount", "", kv("", "shop"), ""},
 		{"system", "", Read{Path: "sys/mounts"}, "not read for pods"},
+		{"system of a namespace", "", Read{Path: "ns1/sys/mounts"}, "not among those"},
 		{"auth", "", Read{Path: "auth/token/create", With: map[string]string{"ttl": "1h"}}, "not read for pods"},
 		{"no engine", "", Read{Engine: "ssh", Mount: "ssh"}, "want one of"},
 		{"parameters for kv", "", Read{Engine: EngineKV, Mount: "a", Path: "b", With: map[string]string{"x": "y"}}, "neither role nor with"},
@@ -154,6 +156,13 @@ func TestWhatAPodMayNotAskForIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 	}
 	noRole := vaultAt(t, s, func(f map[string]any) { f["auth"] = map[string]any{"method": "jwt"} })
 	wantErr(t, noRole.Validate("", nil), volume.ErrInvalid, "set the attribute role")
+	open := vaultAt(t, s)
+	for _, r := range []Read{{Path: "ns1/sys/mounts"}, {Path: "ns1/ns2/auth/token/create"}, {Engine: EngineKV, Version: 1, Mount: "ns1", Path: "sys/mounts"}} {
+		wantErr(t, open.Validate("", []Read{r}), volume.ErrInvalid, "namespace")
+	}
+	if err := open.Validate("", []Read{kv("secret", "auth/sys")}); err != nil {
+		t.Error(err)
+	}
 	if r := s.Requests(); len(r) > 0 {
 		t.Errorf("the server was asked: %q", r)
 	}
@@ -257,7 +266,9 @@ func TestALeaseEndsWithItsLogin(t *testing.T) {
 func TestALoginThatWasRevokedIsMadeAnew(t *testing.T) {
 	s := newServer(t)
 	s.Put("secret/data/x", map[string]any{"a": "b"})
-	session := vaultAt(t, s).Open("")
+	session := vaultAt(t, s).Open("").(*vaultSession)
+	now := time.Now()
+	session.now = func() time.Time { return now }
 	token := tokenFor(t, "vault")
 	x := Read{Engine: EngineKV, Mount: "secret", Path: "x"}
 	for range 2 {
@@ -276,9 +287,28 @@ func TestALoginThatWasRevokedIsMadeAnew(t *testing.T) {
 	if n := s.Count("/login"); n != 3 {
 		t.Errorf("%d logins, want 3", n)
 	}
+	// Nothing piles up while it stays refused.
+	for range 60 {
+		_, err = session.Read(t.Context(), token, x)
+		wantErr(t, err, volume.ErrDenied, "permission denied")
+		if errors.Is(err, ErrLogin) {
+			t.Error("the refusal of a read passes for one of a login")
+		}
+		if n := s.Logins(); n != 1 {
+			t.Fatalf("%d logins live, want 1", n)
+		}
+		now = now.Add(time.Second)
+	}
+	if n := s.Count("/login"); n > 8 {
+		t.Errorf("%d logins in a minute of refusals", n)
+	}
+	now = now.Add(loginPause)
 	s.Deny("login", true)
 	s.ForgetLogins()
 	_, err = session.Read(t.Context(), token, x)
+	if !errors.Is(err, ErrLogin) {
+		t.Errorf("%v is not that of a login", err)
+	}
 	wantErr(t, err, volume.ErrDenied, "log in at auth/kubernetes/login as role web")
 }
 
@@ -352,7 +382,7 @@ sources:
 
 func TestWhatAPodMayStillHaveIsAsked(t *testing.T) {
 	s := newServer(t)
-	session := vaultAt(t, s).Open("")
+	session := vaultAt(t, s).Open("").(*vaultSession)
 	token := tokenFor(t, "vault")
 	reads := []Read{{Engine: EnginePKI, Mount: "pki", Role: "web"}, {Engine: EngineDatabase, Mount: "database", Role: "app"}}
 	if err := session.Check(t.Context(), token, reads); err != nil {
@@ -368,7 +398,9 @@ func TestWhatAPodMayStillHaveIsAsked(t *testing.T) {
 	if s.Count("/issue/")+s.Count("/creds/") > 0 {
 		t.Errorf("something was made: %q", s.Requests())
 	}
-	// Who may not ask is told by the next read, and does not ask again.
+	// Who may not ask is told by the next read, and does not ask again for a while.
+	now := time.Now()
+	session.now = func() time.Time { return now }
 	s.Deny("sys/capabilities-self", true)
 	for range 3 {
 		if err := session.Check(t.Context(), token, reads); err != nil {
@@ -378,6 +410,10 @@ func TestWhatAPodMayStillHaveIsAsked(t *testing.T) {
 	if n := s.Count("capabilities-self"); n != 6 {
 		t.Errorf("asked %d times, want 6", n)
 	}
+	now = now.Add(mutePause)
+	s.Deny("sys/capabilities-self", false)
+	s.Deny("database/creds/app", true)
+	wantErr(t, session.Check(t.Context(), token, reads), volume.ErrDenied, "database/creds/app")
 	s.Misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
 		fakevault.Refuse(w, http.StatusServiceUnavailable, "Vault is sealed")
 		return true
