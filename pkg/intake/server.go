@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -80,7 +81,7 @@ func (s *Server) serve(ctx context.Context, group *sync.WaitGroup) error {
 // talk serves one connection.
 func (s *Server) talk(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
-	w := &writer{enc: json.NewEncoder(conn)}
+	w := &writer{conn: conn, enc: json.NewEncoder(conn), stop: func(error) {}}
 	result, err := s.answer(ctx, conn, w)
 	if err != nil {
 		w.send(answer{Error: err.Error()})
@@ -107,6 +108,7 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, w *writer) (Res
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	w.onFailure(cancel)
 	go func() {
 		// Nothing more comes; this ends when the other side does.
 		_, _ = io.Copy(io.Discard, conn)
@@ -119,16 +121,39 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, w *writer) (Res
 type writer struct {
 	// mu guards the connection.
 	mu   sync.Mutex
+	conn *net.UnixConn
 	enc  *json.Encoder
-	last time.Time // when the last progress was sent
+	last time.Time   // when the last progress was sent
+	stop func(error) // breaks the import off
 }
 
-// send: an error means that nobody listens any more, which ends the import by
-// itself.
+// listenPatience is how long who asked may leave an answer unread once the socket is
+// full. It is shorter than stopWait: the end of the server waits for no client that
+// was stopped.
+const listenPatience = 5 * time.Second
+
+func (w *writer) onFailure(stop func(error)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stop = stop
+}
+
+// send: if nobody listens any more the import ends, for it has locks and takes
+// space.
 func (w *writer) send(a answer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_ = w.enc.Encode(a)
+	w.sendLocked(a)
+}
+
+func (w *writer) sendLocked(a answer) {
+	err := w.conn.SetWriteDeadline(time.Now().Add(listenPatience))
+	if err == nil {
+		err = w.enc.Encode(a)
+	}
+	if err != nil {
+		w.stop(fmt.Errorf("whoever asked for the import does not listen any more: %w", err))
+	}
 }
 
 // progressEvery bounds how often progress is told.
@@ -141,5 +166,5 @@ func (w *writer) progress(p Progress) {
 		return
 	}
 	w.last = time.Now()
-	_ = w.enc.Encode(answer{Progress: &p})
+	w.sendLocked(answer{Progress: &p})
 }
