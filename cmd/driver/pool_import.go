@@ -95,7 +95,7 @@ func runPoolImport(ctx context.Context, args []string, out io.Writer) error {
 	defer source.Close()
 	result, err := intake.Ask(ctx, o.stateDir, o.request, source, func(p intake.Progress) {
 		// A comment, for the log of a pod has both outputs in one.
-		fmt.Fprintf(os.Stderr, "# %s of %s copied\n", p.Done, p.Total)
+		fmt.Fprintf(os.Stderr, "# %s of %s copied and read back\n", p.Done/2, p.Total/2)
 	})
 	if err != nil {
 		return err

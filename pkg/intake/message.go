@@ -25,7 +25,8 @@ type Request struct {
 	AccessMode    string `json:"accessMode"`
 }
 
-// Progress is how far an import is, in bytes.
+// Progress is how far an import is, in bytes, of which each counts twice: when it is
+// copied, and when it is read back.
 type Progress struct {
 	Done  volume.Bytes `json:"done"`
 	Total volume.Bytes `json:"total"`

@@ -51,10 +51,10 @@ func Copy(ctx context.Context, dst, src *os.File, size volume.Bytes, did func(vo
 	return sum.end(int64(size)), nil
 }
 
-// Sum is the digest of the first size bytes of f.
-func Sum(ctx context.Context, f *os.File, size volume.Bytes) (Digest, error) {
+// Sum is the digest of the first size bytes of f. did is as for Copy.
+func Sum(ctx context.Context, f *os.File, size volume.Bytes, did func(volume.Bytes)) (Digest, error) {
 	sum := newDigest()
-	err := read(ctx, f, int64(size), nil, func(at int64, data []byte) error {
+	err := read(ctx, f, int64(size), did, func(at int64, data []byte) error {
 		sum.add(at, data)
 		return nil
 	})
@@ -178,6 +178,9 @@ func nextData(f *os.File, at, size int64) (start, end int64, err error) {
 		return 0, 0, err
 	}
 	end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, errShorter() // there was data an instant ago
+	}
 	if err != nil {
 		return 0, 0, err
 	}

@@ -99,7 +99,7 @@ func TestACopyHasTheSameContentAndNoBlocksOfZeros(t *testing.T) {
 				if err := Forget(f); err != nil {
 					t.Fatal(err)
 				}
-				again, err := Sum(t.Context(), f, volume.Bytes(c.size))
+				again, err := Sum(t.Context(), f, volume.Bytes(c.size), nil)
 				if err != nil || again != sum {
 					t.Errorf("the digest of the %s is %s (%v), that of the copying %s", which, again, err, sum)
 				}
@@ -115,7 +115,7 @@ func TestACopyHasTheSameContentAndNoBlocksOfZeros(t *testing.T) {
 func TestEveryChangedByteChangesTheDigest(t *testing.T) {
 	const size = 64<<10 + 100
 	f := file(t, size, map[int64][]byte{0: noise(1, 20000), 40000: noise(2, 24000)})
-	before, err := Sum(t.Context(), f, size)
+	before, err := Sum(t.Context(), f, size, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestEveryChangedByteChangesTheDigest(t *testing.T) {
 		if _, err := f.WriteAt([]byte{old[0] + 100}, at); err != nil {
 			t.Fatal(err)
 		}
-		sum, err := Sum(t.Context(), f, size)
+		sum, err := Sum(t.Context(), f, size, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,12 +141,12 @@ func TestEveryChangedByteChangesTheDigest(t *testing.T) {
 		}
 	}
 	// Moved, or longer by a hole.
-	if sum, err := Sum(t.Context(), file(t, size+4096, map[int64][]byte{0: content(t, f)}), size+4096); err != nil || sum == before {
+	if sum, err := Sum(t.Context(), file(t, size+4096, map[int64][]byte{0: content(t, f)}), size+4096, nil); err != nil || sum == before {
 		t.Errorf("a longer file has the same digest (%v)", err)
 	}
-	if sum, err := Sum(t.Context(), file(t, 8192, map[int64][]byte{0: noise(9, 4096)}), 8192); err != nil {
+	if sum, err := Sum(t.Context(), file(t, 8192, map[int64][]byte{0: noise(9, 4096)}), 8192, nil); err != nil {
 		t.Error(err)
-	} else if moved, err := Sum(t.Context(), file(t, 8192, map[int64][]byte{4096: noise(9, 4096)}), 8192); err != nil || moved == sum {
+	} else if moved, err := Sum(t.Context(), file(t, 8192, map[int64][]byte{4096: noise(9, 4096)}), 8192, nil); err != nil || moved == sum {
 		t.Errorf("a block that moved has the same digest (%v)", err)
 	}
 }

@@ -109,7 +109,7 @@ func copyOf(t *testing.T, from, to string) (*Survey, error) {
 	if err := s.Copy(t.Context(), src, dst, nil); err != nil {
 		return s, err
 	}
-	return s, s.Verify(t.Context(), src, dst)
+	return s, s.Verify(t.Context(), src, dst, nil)
 }
 
 func TestACopyHasEverything(t *testing.T) {
@@ -366,7 +366,7 @@ func TestASourceThatChangesIsRefused(t *testing.T) {
 					if err := change(from); err != nil {
 						t.Fatal(err)
 					}
-					err = s.Verify(t.Context(), src, dst)
+					err = s.Verify(t.Context(), src, dst, nil)
 				}
 				if !errors.Is(err, volume.ErrInUse) {
 					t.Errorf("%v", err)
@@ -427,13 +427,13 @@ func TestADamagedCopyIsRefused(t *testing.T) {
 			if err := s.Copy(t.Context(), src, dst, nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Verify(t.Context(), src, dst); err != nil {
+			if err := s.Verify(t.Context(), src, dst, nil); err != nil {
 				t.Fatal(err)
 			}
 			if err := damage(to); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Verify(t.Context(), src, dst); !errors.Is(err, volume.ErrDataLoss) {
+			if err := s.Verify(t.Context(), src, dst, nil); !errors.Is(err, volume.ErrDataLoss) {
 				t.Errorf("%v", err)
 			}
 		})

@@ -17,9 +17,10 @@ import (
 // Verify compares the tree at dir, which s is the survey of and was copied, with its
 // copy. It is volume.ErrInUse if the tree has changed since the survey, and
 // volume.ErrDataLoss if the copy is not the same. To read what is on the disk, not
-// what is in memory, the caller mounts the copy anew.
-func (s *Survey) Verify(ctx context.Context, dir, copied *os.File) error {
-	v := &verifier{ctx: ctx, survey: s, top: copied, inodes: map[int]uint64{}}
+// what is in memory, the caller mounts the copy anew. did is told how many bytes of
+// files were compared; it may be nil.
+func (s *Survey) Verify(ctx context.Context, dir, copied *os.File, did func(volume.Bytes)) error {
+	v := &verifier{ctx: ctx, survey: s, top: copied, did: did, inodes: map[int]uint64{}}
 	if err := walk(ctx, dir, &v.again, v); err != nil {
 		return fmt.Errorf("compare %s with its copy: %w", dir.Name(), err)
 	}
@@ -31,6 +32,7 @@ type verifier struct {
 	ctx    context.Context
 	survey *Survey
 	top    *os.File
+	did    func(volume.Bytes)
 	again  notes          // those of the survey, once more
 	inodes map[int]uint64 // of copies with several names, by the number of the first
 }
@@ -120,7 +122,7 @@ func (v *verifier) sameContent(e entry, m *mark, in *os.File) error {
 		return fmt.Errorf("open the copy: %w", err)
 	}
 	defer f.Close()
-	sum, err := sparse.Sum(v.ctx, f, volume.Bytes(e.stat.Size))
+	sum, err := sparse.Sum(v.ctx, f, volume.Bytes(e.stat.Size), v.did)
 	if err != nil {
 		return err
 	}

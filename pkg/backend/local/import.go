@@ -30,8 +30,8 @@ type ImportSpec struct {
 	// a block device for an image; an image keeps the filesystem and the sectors it
 	// has.
 	Format volume.Format
-	// Progress is told how much has been dealt with of how much, in bytes; it may be
-	// nil.
+	// Progress is told how much has been dealt with of how much, in bytes, of which
+	// each counts twice: when it is copied, and when it is read back. It may be nil.
 	Progress func(done, total volume.Bytes)
 }
 
@@ -93,6 +93,9 @@ func (b *Backend) Import(ctx context.Context, spec ImportSpec) (Imported, error)
 		return Imported{}, fmt.Errorf("%w: an import needs a name", volume.ErrInvalid)
 	}
 	end, err := b.begin(ctx, volume.KindVolume, volume.HashName(spec.Name))
+	if errors.Is(err, volume.ErrBusy) {
+		return Imported{}, fmt.Errorf("%w: an import of %q, or something else that changes that volume, is under way: wait until it has ended, and try again", volume.ErrBusy, spec.Name)
+	}
 	if err != nil {
 		return Imported{}, err
 	}
@@ -154,7 +157,7 @@ func (b *Backend) importAs(ctx context.Context, spec ImportSpec, src importSourc
 	r.ID = volume.NewID(volume.KindVolume, p.id, spec.Name)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	w := &importing{pool: p, record: r, progress: counting(src.content(), spec.Progress), stop: stop}
+	w := &importing{pool: p, record: r, progress: counting(2*src.content(), spec.Progress), stop: stop}
 	o, err := p.build(ctx, "import-volume", r, "", func(dir *os.File) error {
 		if err := p.importCovered(r.ID, src.content()); err != nil {
 			return err

@@ -217,7 +217,7 @@ func (s *imageSource) fill(ctx context.Context, w *importing, dir *os.File) erro
 	if err := sparse.Forget(img); err != nil {
 		return err
 	}
-	have, err := sparse.Sum(ctx, img, s.size)
+	have, err := sparse.Sum(ctx, img, s.size, w.progress)
 	if err != nil {
 		return err
 	}

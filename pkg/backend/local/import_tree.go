@@ -95,7 +95,7 @@ func (s *treeSource) fill(ctx context.Context, w *importing, dir *os.File) error
 		return err
 	}
 	// Mounted anew, so that what is compared comes from the pool and not from memory.
-	err = w.mounted(ctx, dir, true, func(_, root *os.File) error { return s.survey.Verify(ctx, s.dir, root) })
+	err = w.mounted(ctx, dir, true, func(_, root *os.File) error { return s.survey.Verify(ctx, s.dir, root, w.progress) })
 	if err != nil {
 		return err
 	}
