@@ -8,7 +8,9 @@ import (
 
 // The keys under which kubelet passes what it knows of the pod, in the volume
 // context, if the CSIDriver object has podInfoOnMount (kubernetes
-// pkg/volume/csi/csi_util.go). The pod can neither set nor change them.
+// pkg/volume/csi/csi_util.go). With podInfoOnMount kubelet's values take the place of
+// what a pod writes under these keys in its volume attributes; without it the pod's own
+// would be believed, so it must be set.
 const (
 	keyPrefix = "csi.storage.k8s.io/"
 

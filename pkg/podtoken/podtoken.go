@@ -26,6 +26,8 @@ const (
 // Set is the tokens of one pod, by audience.
 type Set struct {
 	byAudience map[string]Token
+	// bad says what is wrong with one that cannot be read.
+	bad map[string]error
 }
 
 // Token is a service account token that is bound to a pod.
@@ -40,7 +42,8 @@ type Token struct {
 
 // Read reads the tokens of a NodePublishVolume: from its secrets, else from its
 // volume context. Without any it is an empty Set; kubelet passes none for a raw
-// block volume. What is not in kubelet's format is volume.ErrUnauthenticated.
+// block volume. What is not in kubelet's format is volume.ErrUnauthenticated; one token
+// that cannot be read is so at For, and does not hide the others.
 func Read(secrets, volumeContext map[string]string) (Set, error) {
 	text, ok := secrets[KeyTokens]
 	if !ok {
@@ -62,14 +65,16 @@ func Read(secrets, volumeContext map[string]string) (Set, error) {
 	if json.Unmarshal([]byte(text), &byAudience) != nil {
 		return bad("they are not the JSON object by audience that kubelet passes")
 	}
-	set := Set{byAudience: make(map[string]Token, len(byAudience))}
+	set := Set{byAudience: make(map[string]Token, len(byAudience)), bad: map[string]error{}}
 	for audience, t := range byAudience {
 		if len(t.Token) > maxToken {
-			return bad(fmt.Sprintf("the one for audience %q has %d bytes, the limit is %d", audience, len(t.Token), maxToken))
+			_, set.bad[audience] = bad(fmt.Sprintf("the one for audience %q has %d bytes, the limit is %d", audience, len(t.Token), maxToken))
+			continue
 		}
 		claims, err := parseClaims(t.Token)
 		if err != nil {
-			return bad(fmt.Sprintf("the one for audience %q %s", audience, err))
+			_, set.bad[audience] = bad(fmt.Sprintf("the one for audience %q %s", audience, err))
+			continue
 		}
 		set.byAudience[audience] = Token{Audience: audience, Text: secret.New(t.Token), Claims: claims}
 	}
@@ -80,8 +85,11 @@ func Read(secrets, volumeContext map[string]string) (Set, error) {
 func (s Set) Audiences() []string { return slices.Sorted(maps.Keys(s.byAudience)) }
 
 // For is the token for an audience. It is volume.ErrUnauthenticated if there is none:
-// the CSIDriver object asks kubelet for none.
+// the CSIDriver object asks kubelet for none; or if that one cannot be read.
 func (s Set) For(audience string) (Token, error) {
+	if err := s.bad[audience]; err != nil {
+		return Token{}, err
+	}
 	t, ok := s.byAudience[audience]
 	if !ok {
 		have := "none at all"
@@ -108,7 +116,7 @@ func (t Token) Check(pod Pod, now time.Time) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: the token of pod %s for audience %q %s", volume.ErrUnauthenticated, pod, t.Audience, fmt.Sprintf(format, args...))
 	}
-	if !slices.Contains(c.Audiences, t.Audience) && t.Audience != "" {
+	if !slices.Contains(c.Audiences, t.Audience) {
 		return bad("is for %q: kubelet or the API server is at fault", c.Audiences)
 	}
 	if c.Expires.IsZero() {

@@ -151,14 +151,42 @@ func TestWhatIsNoTokenIsRefusedWithoutShowingIt(t *testing.T) {
 		"much too long":        `{"` + strings.Repeat(canary, 20000) + `":{"token":"a"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := podtoken.Read(nil, map[string]string{podtoken.KeyTokens: text})
-			if !errors.Is(err, volume.ErrUnauthenticated) {
+			set, err := podtoken.Read(nil, map[string]string{podtoken.KeyTokens: text})
+			if err == nil {
+				_, err = set.For("vault")
+			}
+			if !errors.Is(err, volume.ErrUnauthenticated) || strings.Contains(fmt.Sprint(err), "passed no token") {
 				t.Fatalf("got %v", err)
 			}
 			if strings.Contains(err.Error(), canary) || strings.Contains(err.Error(), "eyJ") {
 				t.Errorf("the error shows it: %v", err)
 			}
 		})
+	}
+}
+
+func TestATokenThatCannotBeReadHidesNoOther(t *testing.T) {
+	good := issuer.New().Token(thePod(), "vault", time.Hour)
+	set, err := podtoken.Read(map[string]string{podtoken.KeyTokens: issuer.Tokens(map[string]string{"vault": good, "cloud": "none"})}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, err := set.For("vault"); err != nil || token.Text.Reveal() != good {
+		t.Errorf("the good one: %v", err)
+	}
+	if _, err := set.For("cloud"); !errors.Is(err, volume.ErrUnauthenticated) || !strings.Contains(err.Error(), `"cloud" is no signed`) {
+		t.Errorf("the other one: %v", err)
+	}
+}
+
+func TestATokenForNobodyIsForNobody(t *testing.T) {
+	pod := thePod()
+	token := podtoken.Token{Claims: podtoken.Claims{
+		Subject: "system:serviceaccount:" + pod.Namespace + ":" + pod.ServiceAccount, Audiences: []string{"api"}, Expires: time.Now().Add(time.Hour),
+		Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Pod: pod.Name, PodUID: pod.UID,
+	}}
+	if err := token.Check(pod, time.Now()); !errors.Is(err, volume.ErrUnauthenticated) {
+		t.Errorf("got %v", err)
 	}
 }
 
