@@ -292,13 +292,28 @@ func (d Dir) Wipe() error {
 	}
 	var errs []error
 	for _, name := range entries {
-		errs = append(errs, d.overwrite(name), d.remove(name))
+		errs = append(errs, d.overwrite(name, false), d.remove(name))
 	}
 	return errors.Join(errs...)
 }
 
-// overwrite fills the files of a set, and a file, with zeros.
-func (d Dir) overwrite(name string) error {
+// Empty overwrites every file with zeros and makes it an empty one that everybody may
+// read, where it is. So it needs no space, and who still has a file open sees nothing
+// in it. Readers may see some files empty before others.
+func (d Dir) Empty() error {
+	entries, err := d.entries()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range entries {
+		errs = append(errs, d.overwrite(name, true))
+	}
+	return errors.Join(errs...)
+}
+
+// overwrite fills the files of a set, and a file, with zeros, and makes them empty.
+func (d Dir) overwrite(name string, empty bool) error {
 	paths := []string{name}
 	if d.isDir(name) {
 		names, err := namesIn(d.fd(), name)
@@ -311,14 +326,14 @@ func (d Dir) overwrite(name string) error {
 		}
 	}
 	for _, path := range paths {
-		if err := overwriteFile(d.fd(), path); err != nil {
+		if err := overwriteFile(d.fd(), path, empty); err != nil {
 			return fmt.Errorf("overwrite %s: %w", path, err)
 		}
 	}
 	return nil
 }
 
-func overwriteFile(dir int, path string) error {
+func overwriteFile(dir int, path string, empty bool) error {
 	fd, err := openBeneath(dir, path, unix.O_RDONLY)
 	if err != nil {
 		return nil // a link, or gone
@@ -338,6 +353,9 @@ func overwriteFile(dir int, path string) error {
 	}
 	file := os.NewFile(uintptr(writable), path)
 	_, err = file.WriteAt(make([]byte, st.Size), 0)
+	if empty {
+		err = errors.Join(err, file.Truncate(0), file.Chmod(0o444))
+	}
 	return errors.Join(err, file.Close())
 }
 
