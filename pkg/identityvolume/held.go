@@ -29,10 +29,17 @@ type pace struct {
 	// confirm is how long something must have been refused to pass for taken away: an
 	// API server that is away for a moment makes Vault refuse everybody.
 	confirm time.Duration
+	// confirmLogin is the same for a login that is refused while nothing that was read
+	// is: Vault refuses every login for as long as it cannot ask the API server, which
+	// may take as long as an upgrade of it.
+	confirmLogin time.Duration
 }
 
 func defaultPace() pace {
-	return pace{poll: 20 * time.Second, firstRetry: 2 * time.Second, maxRetry: 40 * time.Second, confirm: 25 * time.Second}
+	return pace{
+		poll: 20 * time.Second, firstRetry: 2 * time.Second, maxRetry: 40 * time.Second,
+		confirm: 25 * time.Second, confirmLogin: 90 * time.Second,
+	}
 }
 
 // held is a volume that is published: what it asked for, and what it has.
@@ -44,14 +51,19 @@ type held struct {
 	pod        podtoken.Pod
 	gid        int
 	spec       spec
-	source     credential.Source
-	session    credential.Session
-	pace       pace
-	now        func() time.Time
+	// orphaned is why nothing can be read for the volume; then source and session are
+	// nil, and what is there is kept until its end.
+	orphaned error
+	source   credential.Source
+	session  credential.Session
+	pace     pace
+	now      func() time.Time
 	// put makes files what the pod sees.
 	put func(files []payload.File, s payload.Set) error
 	// intact says whether the pod sees exactly these files.
 	intact func(files []payload.File) bool
+	// blank makes what the pod sees empty, in place, which takes no space.
+	blank  func() error
 	notice func(Reason, string)
 	count  func(outcome string)
 
@@ -60,11 +72,16 @@ type held struct {
 	files []payload.File                   // what the pod should see; nil: not known
 	// before is when what an earlier driver wrote ends to be valid, while nothing was
 	// read since the start.
-	before   time.Time
+	before time.Time
+	// written is the end that is written with the files, for a driver after this one,
+	// in seconds since 1970; 0 for none.
+	written  int64
 	looked   time.Time
 	failures int
-	refused  time.Time // since when the service says no; zero if it does not
-	said     bool      // that files are kept which are worth nothing
+	// refused is since when the service says no, and refusedRead since when it does so
+	// though it lets the pod log in; zero if it does not.
+	refused, refusedRead time.Time
+	said                 bool // that files are kept which are worth nothing
 
 	// tokenless says that a call without a good token was reported.
 	tokenless atomic.Bool
@@ -106,6 +123,14 @@ func (h *held) tell(token podtoken.Token) {
 	case h.wake <- struct{}{}:
 	default: // it has been woken
 	}
+}
+
+// usable says whether the token at hand can be used now.
+func (h *held) usable() bool {
+	h.mu.Lock()
+	token := h.token
+	h.mu.Unlock()
+	return token.Check(h.pod, h.now()) == nil
 }
 
 // run refreshes the volume until ctx ends.
@@ -179,12 +204,19 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
+// unknownLife is the life of what does not say when it ends, and is read anew so often
+// in case it does.
+const unknownLife = 90 * time.Minute
+
 // dueAt is when a credential is to be replaced: after two thirds of its life, a little
-// earlier or later for each. ok is false for one that lives for ever.
-func dueAt(c credential.Credential) (time.Time, bool) {
+// earlier or later for each. ok is false for one that is read at each look instead.
+func dueAt(c credential.Credential) (at time.Time, ok bool) {
 	life := c.Life()
 	if c.Expires.IsZero() {
-		return time.Time{}, false
+		if c.Static {
+			return time.Time{}, false
+		}
+		life = unknownLife
 	}
 	// By the clock of its own: the same each time it is asked.
 	spread := time.Duration(c.Issued.Nanosecond()%100) * life / 1000
@@ -208,7 +240,7 @@ func (h *held) turn(ctx context.Context) {
 	token, polled := h.token, h.polled
 	h.mu.Unlock()
 	now := h.now()
-	due := h.failures > 0 && !now.Before(h.looked.Add(h.pace.firstRetry/2)) || h.files == nil || !h.intact(h.files)
+	due := h.failures > 0 && !now.Before(h.looked.Add(h.pace.firstRetry/2)) || h.files == nil || h.orphaned == nil && !h.intact(h.files)
 	for _, c := range h.have {
 		if at, ok := dueAt(c); ok && !now.Before(at) {
 			due = true
@@ -229,70 +261,110 @@ func (h *held) turn(ctx context.Context) {
 	h.expire()
 }
 
-// refresh reads what is to be read, and if all of it came, makes the files of it.
+// refresh reads what is to be read, and if all of it came, makes the files of it. If
+// not all of it came, what the files are made of is kept alive all the same.
 func (h *held) refresh(ctx context.Context, token podtoken.Token) error {
 	h.looked = h.now()
-	if err := token.Check(h.pod, h.looked); err != nil {
-		return err
+	if h.orphaned != nil {
+		return h.orphaned
 	}
 	all := make(map[string]credential.Credential, len(h.spec.reads))
 	var untouched []credential.Read // what is as it was, and nobody was asked about
+	var failed error
 	for _, name := range slices.Sorted(maps.Keys(h.spec.reads)) {
-		c, asked, err := h.get(ctx, name, token)
-		if err != nil {
-			return fmt.Errorf("credential %s: %w", name, err)
+		c, asked, ok := h.alive(ctx, name)
+		if !ok && failed == nil {
+			var err error
+			if c, err = h.read(ctx, name, token); err != nil {
+				failed = fmt.Errorf("credential %s: %w", name, err)
+			}
 		}
 		all[name] = c
-		if !asked {
+		if !asked && ok {
 			untouched = append(untouched, h.spec.reads[name])
 		}
 	}
-	if len(untouched) > 0 {
-		if err := h.session.Check(ctx, token, untouched); err != nil {
-			return err
+	if failed == nil && len(untouched) > 0 {
+		if failed = token.Check(h.pod, h.looked); failed == nil {
+			failed = h.session.Check(ctx, token, untouched)
 		}
+	}
+	if failed != nil {
+		return errors.Join(failed, h.extend())
 	}
 	files, err := h.spec.render(all, h.gid)
 	if err != nil {
-		return err
+		return errors.Join(err, h.extend())
 	}
-	if h.files == nil || !same(files, h.files) || !h.intact(files) {
+	if h.files == nil || !same(files, h.files) || h.written != second(endOf(all)) || !h.intact(files) {
 		if err := h.put(files, payload.Set{Written: h.now(), Expires: endOf(all)}); err != nil {
-			return err
+			return errors.Join(err, h.extend())
 		}
 	}
-	h.have, h.files, h.before = all, files, time.Time{}
+	h.have, h.files, h.before, h.written = all, files, time.Time{}, second(endOf(all))
 	h.fresh = map[string]credential.Credential{}
 	return nil
 }
 
-// get is a credential that is valid for a while: the one at hand, the same with a
-// longer life, or a new one. asked says whether the service was asked for it.
-func (h *held) get(ctx context.Context, name string, token podtoken.Token) (c credential.Credential, asked bool, err error) {
+// extend writes down that the files are valid for longer than was written with them.
+func (h *held) extend() error {
+	end := endOf(h.have)
+	if len(h.have) == 0 || h.written == second(end) {
+		return nil
+	}
+	h.mu.Lock()
+	h.state.Credentials = validities(h.have)
+	h.mu.Unlock()
+	if err := h.put(h.files, payload.Set{Written: h.now(), Expires: end}); err != nil {
+		return err
+	}
+	h.written = second(end)
+	return nil
+}
+
+// second is a time as it is written with the files.
+func second(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
+}
+
+// alive is a credential at hand that is valid for a while: as it is, or the same with a
+// longer life. asked says whether the service was asked for it. It needs no token.
+func (h *held) alive(ctx context.Context, name string) (c credential.Credential, asked, ok bool) {
 	for _, from := range []map[string]credential.Credential{h.fresh, h.have} {
 		c, ok := from[name]
 		if !ok || c.Static {
 			continue
 		}
 		if at, ok := dueAt(c); !ok || h.now().Before(at) {
-			return c, false, nil
+			return c, false, true
 		}
 		if renewed, ok := h.session.Renew(ctx, c); ok {
-			// Its life begins again.
+			// Its life begins again, whatever becomes of the others.
 			renewed.Issued = h.now()
-			h.fresh[name] = renewed
-			return renewed, true, nil
+			from[name] = renewed
+			return renewed, true, true
 		}
 	}
-	c, err = h.session.Read(ctx, token, h.spec.reads[name])
+	return credential.Credential{}, true, false
+}
+
+// read gets a new credential.
+func (h *held) read(ctx context.Context, name string, token podtoken.Token) (credential.Credential, error) {
+	if err := token.Check(h.pod, h.looked); err != nil {
+		return credential.Credential{}, err
+	}
+	c, err := h.session.Read(ctx, token, h.spec.reads[name])
 	if err != nil {
-		return credential.Credential{}, true, err
+		return credential.Credential{}, err
 	}
 	if !c.Expires.IsZero() && !c.Expires.After(h.now()) {
-		return credential.Credential{}, true, fmt.Errorf("%w: what came has ended already: look at the clocks", volume.ErrUnavailable)
+		return credential.Credential{}, fmt.Errorf("%w: what came has ended already: look at the clocks", volume.ErrUnavailable)
 	}
 	h.fresh[name] = c
-	return c, true, nil
+	return c, nil
 }
 
 func endOf(all map[string]credential.Credential) time.Time {
@@ -321,7 +393,7 @@ func (h *held) settle(err error) {
 		} else if fenced {
 			h.notice(Refreshed, fmt.Sprintf("the files of volume %s are back", h.id))
 		}
-		h.failures, h.refused, h.said = 0, time.Time{}, false
+		h.failures, h.refused, h.refusedRead, h.said = 0, time.Time{}, time.Time{}, false
 		return
 	}
 	h.count("failed")
@@ -332,13 +404,15 @@ func (h *held) settle(err error) {
 		h.state.Failing = now
 	}
 	h.mu.Unlock()
-	refused := errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition)
+	refused := (errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition)) && !errors.Is(err, errOwn)
 	news := first || refused == h.refused.IsZero()
-	switch {
-	case !refused:
-		h.refused = time.Time{}
-	case h.refused.IsZero():
+	if !refused {
+		h.refused, h.refusedRead = time.Time{}, time.Time{}
+	} else if h.refused.IsZero() {
 		h.refused = now
+	}
+	if refused && h.refusedRead.IsZero() && !errors.Is(err, credential.ErrLogin) {
+		h.refusedRead = now
 	}
 	if news {
 		h.notice(RefreshFailed, fmt.Sprintf("refresh the credentials of volume %s: %s; what is still valid is kept, and it is tried again", h.id, err))
@@ -356,8 +430,11 @@ func validities(all map[string]credential.Credential) map[string]Validity {
 // expire does what the policy says with files that are worth nothing any more.
 func (h *held) expire() {
 	now, why := h.now(), ""
+	lasting := func(since time.Time, confirm time.Duration) bool {
+		return !since.IsZero() && h.looked.Sub(since) >= confirm
+	}
 	switch end := h.end(); {
-	case !h.refused.IsZero() && h.looked.Sub(h.refused) >= h.pace.confirm:
+	case lasting(h.refusedRead, h.pace.confirm), lasting(h.refused, h.pace.confirmLogin):
 		why = "the service has refused them since " + h.refused.UTC().Format(time.RFC3339)
 	case !end.IsZero() && !now.Before(end):
 		why = "they ended at " + end.UTC().Format(time.RFC3339) + " and could not be replaced"
@@ -405,10 +482,18 @@ func (h *held) empty(now time.Time) error {
 	for _, f := range h.spec.files {
 		files = append(files, payload.File{Name: f.name, Mode: 0o444})
 	}
-	if err := h.put(files, payload.Set{Written: now}); err != nil {
-		return err
+	var err error
+	if len(files) > 0 {
+		err = h.put(files, payload.Set{Written: now})
 	}
-	h.files, h.before = files, time.Time{}
+	if len(files) == 0 || err != nil {
+		// The names are not known; or there is no room for new files, because the pod
+		// keeps old ones open.
+		if blank := h.blank(); blank != nil {
+			return errors.Join(err, blank)
+		}
+	}
+	h.files, h.before, h.written = files, time.Time{}, 0
 	h.have, h.fresh = map[string]credential.Credential{}, map[string]credential.Credential{}
 	return nil
 }

@@ -42,16 +42,19 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 	}
 	h := s.find(target)
 	switch {
-	case published && h != nil:
+	case published && h != nil && h.orphaned == nil:
 		s.again(h, req)
+	case published && h == nil && !s.whole(target):
+		// It was being unpublished, and its files are gone: nobody starts without.
+		err = s.publish(ctx, target, req, true)
 	case published:
-		err = s.adopt(target, req)
+		err = s.adopt(target, h, req)
 	default:
 		if h != nil {
 			// Somebody unmounted it.
 			s.drop(h)
 		}
-		err = s.publish(ctx, target, req)
+		err = s.publish(ctx, target, req, false)
 	}
 	if err != nil {
 		return nil, err
@@ -110,11 +113,13 @@ func token(req *csi.NodePublishVolumeRequest, source credential.Source) (podtoke
 	return set.For(source.Audience())
 }
 
+// hold is a volume that nothing can be read for yet.
 func (s *Server) hold(r request) *held {
 	return &held{
-		id: r.id, target: r.target, pod: r.pod, gid: r.gid, spec: r.spec, source: r.source,
-		session: r.source.Open(r.spec.role), pace: s.pace, now: time.Now,
+		id: r.id, target: r.target, pod: r.pod, gid: r.gid, spec: r.spec,
+		pace: s.pace, now: time.Now,
 		put:    func(files []payload.File, set payload.Set) error { return s.replace(r.target, files, r.gid, set) },
+		blank:  func() error { return s.blank(r.target) },
 		intact: func(files []payload.File) bool { return s.holds(r.target, files, r.gid) },
 		notice: func(reason Reason, text string) { s.notice(r.pod, reason, text) },
 		count:  func(outcome string) { s.count(r.spec.source, outcome) },
@@ -124,8 +129,15 @@ func (s *Server) hold(r request) *held {
 	}
 }
 
-// publish is the first publication: strict.
-func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublishVolumeRequest) error {
+// open gives a volume what it reads with.
+func (h *held) open(source credential.Source, t podtoken.Token) {
+	h.source, h.session = source, source.Open(h.spec.role)
+	h.token, h.sum = t, t.Text.Sum()
+}
+
+// publish is the first publication: strict. mounted says that the tmpfs is there and
+// has no files.
+func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublishVolumeRequest, mounted bool) error {
 	r, err := s.parse(target, req)
 	if err != nil {
 		return err
@@ -135,9 +147,11 @@ func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublis
 		return fmt.Errorf("publish %s for pod %s: %w", r.id, r.pod, err)
 	}
 	h := s.hold(r)
-	h.token, h.sum = t, t.Text.Sum()
+	h.open(r.source, t)
 	later, intact := h.put, h.intact
-	h.put = func(files []payload.File, set payload.Set) error { return s.mount(ctx, r.target, files, r.gid, set) }
+	if !mounted {
+		h.put = func(files []payload.File, set payload.Set) error { return s.mount(ctx, r.target, files, r.gid, set) }
+	}
 	h.intact = func([]payload.File) bool { return false }
 	err = h.refresh(ctx, t)
 	h.put, h.intact = later, intact
@@ -153,9 +167,18 @@ func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublis
 }
 
 // again is a call for a volume that is published. It cannot fail: what is wrong with
-// the token shows at the next refresh.
+// the token shows at the next refresh. A token that cannot be used takes the place of
+// none that can.
 func (s *Server) again(h *held, req *csi.NodePublishVolumeRequest) {
-	if t, err := token(req, h.source); err == nil {
+	t, err := token(req, h.source)
+	if err == nil {
+		if err = t.Check(h.pod, h.now()); err != nil && !h.usable() {
+			h.tell(t)
+			return
+		}
+	}
+	if err == nil {
+		h.tokenless.Store(false)
 		h.tell(t)
 	} else if !h.tokenless.Swap(true) {
 		s.notice(h.pod, RefreshFailed, fmt.Sprintf("kubelet repeats the publication of volume %s without a token that can be used: %s", h.id, err))
@@ -164,24 +187,36 @@ func (s *Server) again(h *held, req *csi.NodePublishVolumeRequest) {
 
 // adopt takes over a volume that an earlier driver published. It does not fail either:
 // what is wrong now was right when the volume was published, and its pod runs.
-func (s *Server) adopt(target string, req *csi.NodePublishVolumeRequest) error {
+//
+// A volume that nothing can be read for is held all the same, as an orphan, so that its
+// policy applies when its end comes. Each further call tries to adopt it again.
+func (s *Server) adopt(target string, orphan *held, req *csi.NodePublishVolumeRequest) error {
 	r, err := s.parse(target, req)
+	var t podtoken.Token
 	if err == nil {
-		var t podtoken.Token
 		t, err = token(req, r.source)
-		if err == nil {
-			h := s.hold(r)
-			h.token, h.sum, h.before = t, t.Text.Sum(), s.endAt(target)
-			h.wake <- struct{}{}
-			return s.start(h)
-		}
 	}
-	pod := r.pod
-	if pod == (podtoken.Pod{}) {
+	if err != nil && orphan != nil {
+		return nil
+	}
+	if err != nil && r.pod == (podtoken.Pod{}) {
 		return fmt.Errorf("%w: refresh what is published at %s: %s", volume.ErrUnavailable, target, err.Error())
 	}
-	s.notice(pod, RefreshFailed, fmt.Sprintf("refresh the credentials of volume %s, which an earlier driver published: %s", req.GetVolumeId(), err))
-	return nil
+	h := s.hold(r)
+	h.before = s.endAt(target)
+	if err == nil {
+		h.open(r.source, t)
+	} else {
+		h.orphaned = fmt.Errorf("an earlier driver published it, and now: %w", err)
+		h.spec.policy = policyOf(req.GetVolumeContext())
+		h.count = func(string) {}
+	}
+	if orphan != nil {
+		s.drop(orphan)
+		h.state.Fenced, h.state.Failing = orphan.state.Fenced, orphan.state.Failing
+	}
+	h.wake <- struct{}{}
+	return s.start(h)
 }
 
 // NodeUnpublishVolume overwrites the files, unmounts the volume, removes the target,

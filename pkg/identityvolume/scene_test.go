@@ -40,7 +40,7 @@ type scene struct {
 
 // quick is a pace for tests.
 func quick() *Pace {
-	return &Pace{Poll: 10 * time.Millisecond, FirstRetry: 10 * time.Millisecond, MaxRetry: 100 * time.Millisecond, Confirm: 150 * time.Millisecond}
+	return &Pace{Poll: 10 * time.Millisecond, FirstRetry: 10 * time.Millisecond, MaxRetry: 100 * time.Millisecond, Confirm: 150 * time.Millisecond, ConfirmLogin: 300 * time.Millisecond}
 }
 
 func newScene(t *testing.T) *scene {

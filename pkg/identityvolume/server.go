@@ -26,13 +26,16 @@ type Config struct {
 	// Notice is told what somebody who looks at a pod should know. It must return at
 	// once, and may be nil. A text holds nothing secret.
 	Notice func(pod podtoken.Pod, reason Reason, text string)
+	// Swappable is called once if this kernel cannot keep the files out of swap space. It
+	// may be nil.
+	Swappable func()
 	// Pace replaces how often what is tried, for tests; nil means as described.
 	Pace *Pace
 }
 
 // Pace is for tests that have no minutes: see the fields of the same names.
 type Pace struct {
-	Poll, FirstRetry, MaxRetry, Confirm time.Duration
+	Poll, FirstRetry, MaxRetry, Confirm, ConfirmLogin time.Duration
 }
 
 // Server implements csi.NodeServer. An RPC that it does not have is UNIMPLEMENTED.
@@ -52,6 +55,8 @@ type Server struct {
 	volumes map[string]*held // by target
 	counts  map[counted]uint64
 	stopped bool
+
+	swappable sync.Once
 }
 
 // counted is what is counted: the refreshes of a source by outcome.
@@ -61,7 +66,7 @@ type counted struct{ source, outcome string }
 func New(c Config) *Server {
 	s := &Server{cfg: c, pace: defaultPace(), volumes: map[string]*held{}, counts: map[counted]uint64{}}
 	if p := c.Pace; p != nil {
-		s.pace = pace{poll: p.Poll, firstRetry: p.FirstRetry, maxRetry: p.MaxRetry, confirm: p.Confirm}
+		s.pace = pace{poll: p.Poll, firstRetry: p.FirstRetry, maxRetry: p.MaxRetry, confirm: p.Confirm, confirmLogin: p.ConfirmLogin}
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	for _, name := range c.Sources.Names() {
@@ -137,6 +142,9 @@ func (s *Server) drop(h *held) {
 }
 
 func (s *Server) closeSession(h *held) {
+	if h.session == nil {
+		return
+	}
 	s.closing.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 		defer cancel()

@@ -94,7 +94,7 @@ var credentialName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 // parseSpec reads the attributes of a volume. It is volume.ErrInvalid for what makes no
 // sense; whether the source allows it is not asked here.
 func parseSpec(attributes map[string]string) (spec, error) {
-	s := spec{source: attributes[AttributeSource], role: attributes[AttributeRole], policy: Policy(attributes[AttributeOnExpiry])}
+	s := spec{source: attributes[AttributeSource], role: attributes[AttributeRole], policy: Keep}
 	bad := func(format string, args ...any) (spec, error) {
 		return spec{}, fmt.Errorf("%w: volumeAttributes: %w", volume.ErrInvalid, fmt.Errorf(format, args...))
 	}
@@ -117,12 +117,8 @@ func parseSpec(attributes map[string]string) (spec, error) {
 	if s.source == "" {
 		return bad("%s is missing: name one of the sources that the administrator has set up", AttributeSource)
 	}
-	switch s.policy {
-	case Keep, Fence:
-	case "":
-		s.policy = Keep
-	default:
-		return bad("%s: %q: want %s or %s", AttributeOnExpiry, s.policy, Keep, Fence)
+	if s.policy = policyOf(attributes); s.policy == "" {
+		return bad("%s: %q: want %s or %s", AttributeOnExpiry, attributes[AttributeOnExpiry], Keep, Fence)
 	}
 	if err := yaml.UnmarshalStrict([]byte(attributes[AttributeCredentials]), &s.reads); err != nil {
 		return bad("%s: %s", AttributeCredentials, oneLine(err))
@@ -153,6 +149,17 @@ func parseSpec(attributes map[string]string) (spec, error) {
 }
 
 var anchorOrAlias = regexp.MustCompile(`[&*][0-9A-Za-z_-]+`)
+
+// policyOf is the policy that a pod asks for, whatever else it says; "" if that is none.
+func policyOf(attributes map[string]string) Policy {
+	switch p := Policy(attributes[AttributeOnExpiry]); p {
+	case Keep, Fence:
+		return p
+	case "":
+		return Keep
+	}
+	return ""
+}
 
 // checkYAML refuses a text in which the same name is an anchor (&NAME) and an alias
 // (*NAME): a few lines of them decode to more than any memory holds. It reads no YAML,

@@ -66,7 +66,7 @@ func (s *Server) isPublished(target string) (bool, error) {
 // mount makes the tmpfs of a volume with its first files, and attaches it at the
 // target. There is no target before everything is in it.
 func (s *Server) mount(ctx context.Context, target string, files []payload.File, gid int, set payload.Set) error {
-	tree, err := newTmpfs(ctx, gid)
+	tree, err := s.newTmpfs(ctx, gid)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (s *Server) mount(ctx context.Context, target string, files []payload.File,
 }
 
 // newTmpfs is a tmpfs that is never swapped out, if the kernel knows how (6.3).
-func newTmpfs(ctx context.Context, gid int) (*mount.Tree, error) {
+func (s *Server) newTmpfs(ctx context.Context, gid int) (*mount.Tree, error) {
 	cfg := mount.Config{FSType: "tmpfs", Source: source, Options: []mount.Option{
 		{Key: "size", Value: tmpfsSize}, {Key: "nr_inodes", Value: strconv.Itoa(tmpfsInodes)},
 		{Key: "mode", Value: "0751"}, {Key: "uid", Value: "0"}, {Key: "gid", Value: strconv.Itoa(gid)},
@@ -94,14 +94,14 @@ func newTmpfs(ctx context.Context, gid int) (*mount.Tree, error) {
 	locked := cfg
 	locked.Options = append([]mount.Option{{Key: "noswap"}}, cfg.Options...)
 	tree, err := mount.New(ctx, locked)
-	if err == nil {
-		return tree, nil
+	if errors.Is(err, unix.EINVAL) {
+		// The kernel does not know the option; if it is another one, this fails too.
+		tree, err = mount.New(ctx, cfg)
+		if err == nil && s.cfg.Swappable != nil {
+			s.swappable.Do(s.cfg.Swappable)
+		}
 	}
-	tree, plain := mount.New(ctx, cfg)
-	if plain != nil {
-		return nil, errors.Join(plain, err)
-	}
-	return tree, nil
+	return tree, err
 }
 
 // writer opens the root of what is mounted at a target for changing it. The caller
@@ -157,6 +157,31 @@ func (s *Server) holds(target string, files []payload.File, gid int) bool {
 	}
 	defer root.Close()
 	return payload.In(root).Holds(files, gid)
+}
+
+// whole says whether there are files at a target, or what is left of them: not after
+// they were wiped.
+func (s *Server) whole(target string) bool {
+	root, err := s.look(target)
+	if err != nil {
+		return true // not known
+	}
+	defer root.Close()
+	_, ok := payload.In(root).Current()
+	return ok
+}
+
+// blank makes every file at a target an empty one, in place.
+func (s *Server) blank(target string) error {
+	if published, err := s.isPublished(target); err != nil || !published {
+		return errors.Join(fmt.Errorf("%w: nothing is mounted at %s any more", volume.ErrUnavailable, target), err)
+	}
+	tree, err := s.writer(target)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return within(tree, payload.Dir.Empty)
 }
 
 // endAt is when the files at a target end to be valid; zero if that is not known.
