@@ -64,6 +64,9 @@ func serveIdentity(ctx context.Context, o options, report *reporter) error {
 	defer kubelet.Close()
 	volumes := identityvolume.New(identityvolume.Config{
 		NodeID: o.nodeID, Kubelet: kubelet, Sources: sources, Notice: report.noticeOfPod,
+		Swappable: func() {
+			logger.Warn("files of pods may reach swap space: this kernel has no noswap for tmpfs (it came with 6.3): use a newer one, or encrypt the swap space")
+		},
 	})
 	// From here on nothing is opened that is not root's, and no program is run.
 	if err := confine.Process(unix.CAP_SYS_ADMIN, unix.CAP_CHOWN); err != nil {

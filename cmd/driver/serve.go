@@ -39,6 +39,10 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 		return fmt.Errorf("%w: unexpected argument %q", volume.ErrInvalid, fs.Arg(0))
 	}
 	if o.driverName == identityDriverName {
+		// The name decides; what says otherwise aloud is a mistake.
+		if fs.Changed("mode") && o.mode != modeIdentity {
+			return fmt.Errorf("%w: --driver-name=%s is that of --mode=%s, and --mode=%s is given: leave one of them out", volume.ErrInvalid, identityDriverName, modeIdentity, o.mode)
+		}
 		o.mode = modeIdentity
 	}
 	if o.mode != modeAll && o.mode != modeIdentity {
