@@ -108,7 +108,7 @@ In [It] at: x.go:1</failure>`, `status="passed" time="3">`)
 	if err := addRun(&p, first+"+"+again, causes{Failures: every, Skips: every}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"snapshottable [Feature:VolumeSnapshotDataSource] works | failed | passed |\n", "**2 passed, 2 failed, 1 skipped.**"} {
+	for _, want := range []string{"snapshottable [Feature:VolumeSnapshotDataSource] works | failed | passed | any |\n", "**2 passed, 2 failed, 1 skipped.**"} {
 		if !strings.Contains(p.String(), want) {
 			t.Errorf("no %q in\n%s", want, p.String())
 		}

@@ -60,7 +60,7 @@ func addRun(p *figures.Page, dirs string, why causes) error {
 	p.Line("\n## %s\n\n%s", heading(dir), facts)
 	for repeated {
 		dir, again, repeated = strings.Cut(again, "+")
-		if err := addRepeated(p, dir, &r); err != nil {
+		if err := addRepeated(p, dir, &r, why.Failures); err != nil {
 			return err
 		}
 	}
@@ -70,8 +70,8 @@ func addRun(p *figures.Page, dirs string, why causes) error {
 }
 
 // addRepeated puts the results of a later run in the place of earlier ones, and says
-// of which tests that changed the end.
-func addRepeated(p *figures.Page, dir string, r *result) error {
+// of which tests that changed the end, and why.
+func addRepeated(p *figures.Page, dir string, r *result, why []cause) error {
 	later, err := readResult(dir)
 	if err != nil {
 		return err
@@ -81,13 +81,17 @@ func addRepeated(p *figures.Page, dir string, r *result) error {
 		return err
 	}
 	p.Line("Some of them again, and that result counts:\n\n%s", facts)
-	p.Table("test", "first", "again")
+	p.Table("test", "first", "again", "why")
 	for _, l := range later.specs {
 		i := slices.IndexFunc(r.specs, func(s spec) bool { return s.name == l.name })
 		if i < 0 || l.state == skipped || r.specs[i].state == l.state {
 			continue
 		}
-		p.Row(cell(short(l.name)), r.specs[i].state.String(), l.state.String())
+		cause, ok := find(why, l.name)
+		if !ok {
+			return fmt.Errorf("%s does not say why %s first ended otherwise", causesFile, l.name)
+		}
+		p.Row(cell(short(l.name)), r.specs[i].state.String(), l.state.String(), cell(cause))
 		r.specs[i] = l
 	}
 	p.Line("")
