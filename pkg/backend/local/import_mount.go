@@ -53,7 +53,7 @@ func (w *importing) mounted(ctx context.Context, dir *os.File, readOnly bool, fn
 	}
 	t, err := mount.New(ctx, cfg)
 	if err != nil {
-		return err
+		return errors.Join(err, w.release(img, d))
 	}
 	err = inside(t, readOnly, func(root *os.File) error { return fn(img, root) })
 	return errors.Join(err, w.release(img, d))
