@@ -3,9 +3,11 @@ package tree
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,27 +44,31 @@ func pathIn(dir *os.File, name string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
 }
 
-// attributes are the extended attributes of what is called name in dir, in the order
-// of their names, without those that are left out. A filesystem without any has
-// none.
-func attributes(dir *os.File, name string, left func(noteKind)) ([]attribute, error) {
+// attributeNames are the names of all extended attributes of what is called name in
+// dir. A filesystem without any has none.
+func attributeNames(dir *os.File, name string) ([]string, error) {
 	path := pathIn(dir, name)
-	names, err := read(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
+	list, err := read(func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list extended attributes: %w", gone(err))
 	}
+	return strings.FieldsFunc(string(list), func(r rune) bool { return r == 0 }), nil
+}
+
+// attributes are the extended attributes of what is called name in dir, in the order
+// of their names, without those that are left out.
+func attributes(dir *os.File, name string) ([]attribute, error) {
+	names, err := attributeNames(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	path := pathIn(dir, name)
 	var out []attribute
-	for name := range strings.SplitSeq(string(names), "\x00") {
-		if name == "" {
-			continue
-		}
-		if why, skip := leftOut(name); skip {
-			if why != "" {
-				left(why)
-			}
+	for _, name := range names {
+		if _, skip := leftOut(name); skip {
 			continue
 		}
 		value, err := read(func(buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) })
@@ -123,12 +129,12 @@ func sizeOf(all []attribute) (size int) {
 
 // carry gives the copy of an entry what it has beside its content. Times come last:
 // all else changes them.
-func carry(e entry, from *os.File, fromName string, in *os.File, name string, left func(noteKind)) error {
+func carry(e entry, from *os.File, fromName string, in *os.File, name string) error {
 	fd := int(in.Fd())
 	if err := unix.Fchownat(fd, name, int(e.stat.Uid), int(e.stat.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("set its owner: %w", err)
 	}
-	all, err := attributes(from, fromName, left)
+	all, err := attributes(from, fromName)
 	if err != nil {
 		return err
 	}
@@ -143,6 +149,22 @@ func carry(e entry, from *os.File, fromName string, in *os.File, name string, le
 	times := []unix.Timespec{e.stat.Atim, e.stat.Mtim}
 	if err := unix.UtimesNanoAt(fd, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("set its times: %w", err)
+	}
+	return checkTime(e, in, name)
+}
+
+// checkTime refuses a time that the filesystem of the copy moves into what it can
+// keep. Only one that is far from now is looked at.
+func checkTime(e entry, in *os.File, name string) error {
+	if e.stat.Mtim.Sec >= 0 && e.stat.Mtim.Sec <= math.MaxInt32 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(in.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("stat the copy: %w", err)
+	}
+	if st.Mtim != e.stat.Mtim {
+		return fmt.Errorf("%w: the filesystem of the copy cannot keep its time of modification, %s: give it another one (touch)", volume.ErrPrecondition, time.Unix(e.stat.Mtim.Unix()).UTC().Format(time.RFC3339))
 	}
 	return nil
 }

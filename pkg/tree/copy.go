@@ -43,11 +43,6 @@ type copier struct {
 	again  notes // those of the survey, once more
 }
 
-// left notes an attribute that is left out.
-func (c *copier) left(path string) func(noteKind) {
-	return func(why noteKind) { c.survey.notes.add(why, path) }
-}
-
 func (c *copier) enter(e entry, _, in *os.File) (*os.File, error) {
 	c.did(0)
 	if _, err := c.survey.mark(e); err != nil {
@@ -65,7 +60,7 @@ func (c *copier) enter(e entry, _, in *os.File) (*os.File, error) {
 
 // leave gives a directory its properties when nothing will be put into it any more.
 func (c *copier) leave(e entry, dir, other *os.File, _ []string) error {
-	return carry(e, dir, ".", other, ".", c.left(e.path))
+	return carry(e, dir, ".", other, ".")
 }
 
 func (c *copier) file(e entry, from, in *os.File) error {
@@ -80,6 +75,12 @@ func (c *copier) file(e entry, from, in *os.File) error {
 		}
 		return nil
 	}
+	if e.path == lostAndFound {
+		// It is not the directory that mkfs has made.
+		if err := unix.Unlinkat(int(in.Fd()), e.name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("make room for it: %w", err)
+		}
+	}
 	switch e.kind() {
 	case unix.S_IFREG:
 		err = c.regular(e, m, from, in)
@@ -93,7 +94,7 @@ func (c *copier) file(e entry, from, in *os.File) error {
 	if err != nil {
 		return err
 	}
-	return carry(e, from, e.name, in, e.name, c.left(e.path))
+	return carry(e, from, e.name, in, e.name)
 }
 
 func (c *copier) regular(e entry, m *mark, from, in *os.File) error {
@@ -119,17 +120,15 @@ func (c *copier) regular(e entry, m *mark, from, in *os.File) error {
 	if err != nil {
 		return err
 	}
-	m.content, err = short(sum)
-	return err
+	m.content = short(sum)
+	return nil
 }
 
 // short is enough of a digest to tell contents apart.
-func short(sum sparse.Digest) (out [16]byte, err error) {
-	raw, err := hex.DecodeString(string(sum))
-	if err != nil || len(raw) < len(out) {
-		return out, fmt.Errorf("digest %q: %w", sum, errors.Join(err, volume.ErrInvalid))
-	}
-	return [16]byte(raw[:16]), nil
+func short(sum sparse.Digest) (out [16]byte) {
+	raw, _ := hex.DecodeString(string(sum)) // a digest is hexadecimal
+	copy(out[:], raw)
+	return out
 }
 
 func (c *copier) symlink(e entry, from, in *os.File) error {

@@ -73,6 +73,9 @@ func (l *looker) enter(e entry, dir, _ *os.File) (*os.File, error) {
 	l.add(e)
 	l.survey.Inodes++
 	l.survey.Content += max(sparse.Block, volume.Bytes(e.stat.Size).RoundUp(sparse.Block))
+	if err := l.noteLeftOut(e, dir, "."); err != nil {
+		return nil, err
+	}
 	return nil, l.noteFlags(e, dir)
 }
 
@@ -84,6 +87,9 @@ func (l *looker) file(e entry, from, _ *os.File) error {
 		return nil
 	}
 	l.survey.Inodes++
+	if err := l.noteLeftOut(e, from, e.name); err != nil {
+		return err
+	}
 	switch e.kind() {
 	case unix.S_IFLNK:
 		l.survey.Content += sparse.Block // if the target does not fit into the inode
@@ -121,6 +127,17 @@ func (l *looker) regular(e entry, from *os.File) error {
 	}
 	l.survey.Content += size
 	return nil
+}
+
+// noteLeftOut notes the attributes that a copy will not have.
+func (l *looker) noteLeftOut(e entry, dir *os.File, name string) error {
+	names, err := attributeNames(dir, name)
+	for _, n := range names {
+		if why, left := leftOut(n); left && why != "" {
+			l.survey.notes.add(why, e.path)
+		}
+	}
+	return err
 }
 
 func (l *looker) noteFlags(e entry, f *os.File) error {

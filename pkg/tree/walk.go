@@ -41,12 +41,19 @@ type visitor interface {
 
 type inode struct{ dev, ino uint64 }
 
+// name is the first name of a file that has several.
+type name struct {
+	number int
+	path   string
+	left   uint64 // names that were not met yet
+}
+
 // walker goes through a tree once.
 type walker struct {
 	ctx   context.Context
 	visit visitor
 	notes *notes
-	links map[inode]entry
+	links map[inode]*name // of which not all names were met
 	count int
 }
 
@@ -58,7 +65,7 @@ func walk(ctx context.Context, dir *os.File, notes *notes, visit visitor) error 
 		return fmt.Errorf("open %s: %w", dir.Name(), err)
 	}
 	defer top.Close()
-	w := &walker{ctx: ctx, visit: visit, notes: notes, links: map[inode]entry{}}
+	w := &walker{ctx: ctx, visit: visit, notes: notes, links: map[inode]*name{}}
 	e := entry{path: ".", name: "."}
 	if err := unix.Fstat(int(top.Fd()), &e.stat); err != nil {
 		return fmt.Errorf("stat %s: %w", dir.Name(), err)
@@ -76,9 +83,12 @@ func (w *walker) add(e entry) entry {
 	key := inode{e.stat.Dev, e.stat.Ino}
 	if before, ok := w.links[key]; ok {
 		e.first, e.firstPath = before.number, before.path
+		if before.left--; before.left == 0 {
+			delete(w.links, key)
+		}
 		return e
 	}
-	w.links[key] = e
+	w.links[key] = &name{e.number, e.path, uint64(e.stat.Nlink) - 1}
 	return e
 }
 
