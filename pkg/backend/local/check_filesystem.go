@@ -11,7 +11,6 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/filesystem"
 	"github.com/holdfast-csi/holdfast/pkg/loop"
-	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -146,7 +145,7 @@ func (p *pool) replay(ctx context.Context, private *os.File, f volume.Format) er
 		return err
 	}
 	defer d.Close()
-	tree, err := mount.New(ctx, mount.Config{FSType: string(f.FSType), Source: d.Path(), Options: []mount.Option{{Key: "nouuid"}}})
+	tree, err := mountUnseen(ctx, d, f.FSType, false)
 	if err != nil {
 		return fmt.Errorf("replay its log: %w", err)
 	}

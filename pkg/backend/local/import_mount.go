@@ -47,16 +47,21 @@ func (w *importing) mounted(ctx context.Context, dir *os.File, readOnly bool, fn
 	if err := d.SetDirtyLimit(dirty); err != nil {
 		return err
 	}
-	cfg := mount.Config{FSType: string(f.FSType), Source: d.Path(), ReadOnly: readOnly}
-	if f.FSType == volume.XFS {
-		cfg.Options = []mount.Option{{Key: "nouuid"}} // it may be the image of a volume that is mounted
-	}
-	t, err := mount.New(ctx, cfg)
+	t, err := mountUnseen(ctx, d, f.FSType, readOnly)
 	if err != nil {
 		return errors.Join(err, w.release(img, d))
 	}
 	err = inside(t, readOnly, func(root *os.File) error { return fn(img, root) })
 	return errors.Join(err, w.release(img, d))
+}
+
+// mountUnseen mounts what is on a device where nobody sees it.
+func mountUnseen(ctx context.Context, d *loop.Device, fsType volume.FSType, readOnly bool) (*mount.Tree, error) {
+	cfg := mount.Config{FSType: string(fsType), Source: d.Path(), ReadOnly: readOnly}
+	if fsType == volume.XFS {
+		cfg.Options = []mount.Option{{Key: "nouuid"}} // a volume with the same may be mounted
+	}
+	return mount.New(ctx, cfg)
 }
 
 // inside calls fn with the root of a tree, writes out what it wrote, and closes the
