@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -183,16 +184,24 @@ func treeText(t *testing.T, dir, without string) string {
 	t.Helper()
 	var text strings.Builder
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || path == without {
+		switch {
+		case path == without:
 			return fs.SkipDir
-		}
-		text.WriteString(path + "\n")
-		if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
-			content, err := os.ReadFile(path)
-			text.Write(content)
+		case errors.Is(err, fs.ErrNotExist) && path != dir:
+			return nil // gone since it was listed
+		case err != nil:
 			return err
 		}
-		return nil
+		text.WriteString(path + "\n")
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		text.Write(content)
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
