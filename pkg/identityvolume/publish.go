@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -117,7 +116,7 @@ func token(req *csi.NodePublishVolumeRequest, source credential.Source) (podtoke
 func (s *Server) hold(r request) *held {
 	return &held{
 		id: r.id, target: r.target, pod: r.pod, gid: r.gid, spec: r.spec,
-		pace: s.pace, now: time.Now,
+		pace: s.pace, now: s.now,
 		put:    func(files []payload.File, set payload.Set) error { return s.replace(r.target, files, r.gid, set) },
 		blank:  func() error { return s.blank(r.target) },
 		intact: func(files []payload.File) bool { return s.holds(r.target, files, r.gid) },

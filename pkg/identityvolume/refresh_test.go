@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/pkg/podtoken"
 	"github.com/holdfast-csi/holdfast/test/fakevault"
@@ -101,21 +103,22 @@ func TestACertificateIsRenewedBeforeItEnds(t *testing.T) {
 	s := newScene(t)
 	pod := podNamed("web")
 	attributes := map[string]string{
-		AttributeSource: "main", AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 3s}}",
+		AttributeSource: "main", AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 1h}}",
 		AttributeFiles: "tls.crt: web.certificate_chain\ntls.key: web.private_key",
 	}
 	s.mustPublish(pod, attributes)
-	serials := map[string]bool{}
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	// serial is that of the certificate, read as one does who opens ..data once.
+	serial := func() string {
+		t.Helper()
 		dir, err := os.OpenRoot(s.target(pod) + "/..data")
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer dir.Close()
 		certificate, errA := dir.ReadFile("tls.crt")
 		key, errB := dir.ReadFile("tls.key")
-		dir.Close()
 		if errA != nil || errB != nil {
-			continue // replaced between the two: read anew
+			return "" // replaced between the two: read anew
 		}
 		pair, err := tls.X509KeyPair(certificate, key)
 		if err != nil {
@@ -125,13 +128,14 @@ func TestACertificateIsRenewedBeforeItEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !leaf.NotAfter.Add(time.Second).After(time.Now()) { // NotAfter has no parts of a second
-			t.Fatalf("the certificate ended at %s, it is %s", leaf.NotAfter, time.Now())
-		}
-		serials[leaf.SerialNumber.String()] = true
+		return leaf.SerialNumber.String()
 	}
-	if len(serials) < 3 || len(serials) > 20 {
-		t.Errorf("%d certificates in 8 seconds", len(serials))
+	for range 3 {
+		before := serial()
+		s.after(45*time.Minute, pod, attributes, "another certificate", func() bool {
+			now := serial()
+			return now != "" && now != before
+		})
 	}
 	// Kubelet's calls make no new one.
 	issued := s.vault.Count("/issue/")
@@ -146,31 +150,24 @@ func TestACertificateIsRenewedBeforeItEnds(t *testing.T) {
 
 func TestADatabaseLoginIsKeptAliveAndEndsWithTheVolume(t *testing.T) {
 	s := newScene(t)
-	s.vault.LeaseTTL, s.vault.LoginTTL = 2*time.Second, time.Hour
+	s.vault.LeaseTTL, s.vault.LoginTTL = time.Hour, 4*time.Hour
 	pod := podNamed("web")
-	s.mustPublish(pod, map[string]string{
+	attributes := map[string]string{
 		AttributeSource: "main", AttributeCredentials: "db: {engine: database, mount: database, role: app}", AttributeFiles: "user: db.username\npassword: db.password",
-	})
+	}
+	s.mustPublish(pod, attributes)
 	user := s.file(pod, "user")
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if !slices.Contains(s.vault.Leases(), s.file(pod, "user")) {
-			t.Fatalf("the files name %q, and the leases of %q live", s.file(pod, "user"), s.vault.Leases())
+	live := func() {
+		t.Helper()
+		if now := s.file(pod, "user"); !slices.Contains(s.vault.Leases(), now) {
+			t.Fatalf("the files name %q, and the leases of %q live", now, s.vault.Leases())
 		}
 	}
+	s.after(45*time.Minute, pod, attributes, "the lease is renewed", func() bool { live(); return s.vault.Count("sys/leases/renew") > 0 })
 	s.wantFile(pod, "user", user)
-	if s.vault.Count("sys/leases/renew") < 2 {
-		t.Errorf("the lease was renewed %d times", s.vault.Count("sys/leases/renew"))
-	}
 	// When it cannot be renewed any longer, a new one comes before it ends.
 	s.vault.Deny("sys/leases/renew", true)
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if !slices.Contains(s.vault.Leases(), s.file(pod, "user")) {
-			t.Fatalf("the files name %q, and the leases of %q live", s.file(pod, "user"), s.vault.Leases())
-		}
-	}
-	if s.file(pod, "user") == user {
-		t.Error("the login was not replaced")
-	}
+	s.after(58*time.Minute, pod, attributes, "another login", func() bool { live(); return s.file(pod, "user") != user })
 	if err := s.unpublish(pod); err != nil {
 		t.Fatal(err)
 	}
@@ -262,28 +259,25 @@ func TestWhatHasEndedIsKeptOrEmptied(t *testing.T) {
 			pod := podNamed("web")
 			attributes := map[string]string{
 				AttributeSource: "main", AttributeOnExpiry: string(policy),
-				AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 3s}}", AttributeFiles: "tls.key: web.private_key",
+				AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 1h}}", AttributeFiles: "tls.key: web.private_key",
 			}
 			s.mustPublish(pod, attributes)
-			end := s.States()["csi-web"].Credentials["web"].Expires
 			key := s.file(pod, "tls.key")
 			s.away()
-			for time.Now().Before(end.Add(-100 * time.Millisecond)) {
-				s.mustPublish(pod, attributes)
-				s.wantFile(pod, "tls.key", key)
-				time.Sleep(50 * time.Millisecond)
-			}
+			s.after(50*time.Minute, pod, attributes, "a refresh fails", func() bool { return len(s.said(RefreshFailed)) > 0 })
+			s.wantFile(pod, "tls.key", key)
+			s.ahead.Store(int64(70 * time.Minute))
 			if policy == Fence {
-				s.eventually(pod, nil, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
-				if late := time.Since(end); late > 2*time.Second {
-					t.Errorf("it was emptied %s after the end", late)
-				}
+				s.eventually(pod, attributes, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
 			} else {
-				s.eventually(pod, nil, "a notice", func() bool { return len(s.said(Expired)) > 0 })
+				s.eventually(pod, attributes, "a notice", func() bool { return len(s.said(Expired)) > 0 })
 				s.wantFile(pod, "tls.key", key)
 			}
+			// Back in time, which only another driver takes for that.
+			s.ahead.Store(0)
+			s.start()
 			s.vault.Misbehave(nil)
-			s.eventually(pod, nil, "a new key", func() bool {
+			s.eventually(pod, attributes, "a new key", func() bool {
 				return strings.Contains(s.file(pod, "tls.key"), "PRIVATE") && s.file(pod, "tls.key") != key
 			})
 		})
@@ -319,16 +313,15 @@ func TestARestartWhileVaultIsAwayForgetsNoEnd(t *testing.T) {
 	pod := podNamed("web")
 	attributes := map[string]string{
 		AttributeSource: "main", AttributeOnExpiry: "fence",
-		AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 3s}}", AttributeFiles: "tls.key: web.private_key",
+		AttributeCredentials: "web: {engine: pki, mount: pki, role: web, with: {common_name: web, ttl: 1h}}", AttributeFiles: "tls.key: web.private_key",
 	}
 	s.mustPublish(pod, attributes)
+	key := s.file(pod, "tls.key")
 	s.away()
 	s.start()
-	s.mustPublish(pod, attributes)
-	if s.file(pod, "tls.key") == "" {
-		t.Error("the file was emptied before its end")
-	}
-	s.eventually(pod, nil, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
+	s.after(50*time.Minute, pod, attributes, "a refresh fails", func() bool { return len(s.said(RefreshFailed)) > 0 })
+	s.wantFile(pod, "tls.key", key)
+	s.after(70*time.Minute, pod, attributes, "the file is empty", func() bool { return s.file(pod, "tls.key") == "" })
 }
 
 func TestAfterARestartNoCallFails(t *testing.T) {
@@ -498,19 +491,29 @@ func TestRepublishIsCheap(t *testing.T) {
 		// The same token as before: so it is four times of five.
 		requests = append(requests, req)
 	}
-	var took []time.Duration
+	// The time that a processor worked on it: what else the machine does is no matter.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	spent := func() time.Duration {
+		var ts unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(ts.Nano())
+	}
+	var took, worked []time.Duration
 	for _, req := range requests {
-		begin := time.Now()
+		begin, work := time.Now(), spent()
 		if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}
-		took = append(took, time.Since(begin))
+		took, worked = append(took, time.Since(begin)), append(worked, spent()-work)
 	}
 	slices.Sort(took)
-	p95 := took[pods*95/100]
-	t.Logf("%d volumes: median %s, p95 %s, longest %s", pods, took[pods/2], p95, took[pods-1])
-	// A machine that does other work too is no bug: four times the aim of 5 ms.
-	if p95 > 20*time.Millisecond {
-		t.Errorf("p95 of a republish is %s", p95)
+	slices.Sort(worked)
+	p95 := worked[pods*95/100]
+	t.Logf("%d volumes: median %s, p95 %s, longest %s; of a processor p95 %s", pods, took[pods/2], took[pods*95/100], took[pods-1], p95)
+	if p95 > 5*time.Millisecond {
+		t.Errorf("p95 of a republish is %s of a processor", p95)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type scene struct {
 	issuer  *issuer.Issuer
 	kubelet string
 	stop    func()
+	// ahead is by how much the service's clock is ahead of Vault's.
+	ahead atomic.Int64
 
 	mu      sync.Mutex
 	notices []string
@@ -101,6 +104,7 @@ sources:
 		defer s.mu.Unlock()
 		s.notices = append(s.notices, fmt.Sprintf("%s %s: %s", pod, reason, text))
 	}})
+	s.now = func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	server := s.Server
@@ -230,6 +234,15 @@ func (s *scene) at(pod podtoken.Pod) mount.Info {
 		s.t.Fatalf("%d mounts at %s", len(layers), s.target(pod))
 	}
 	return layers[0]
+}
+
+// after is eventually some time later by the service's clock. Vault's, and so what
+// lives there, stays as it is.
+func (s *scene) after(d time.Duration, pod podtoken.Pod, attributes map[string]string, what string, holds func() bool) {
+	s.t.Helper()
+	s.ahead.Store(int64(d))
+	s.eventually(pod, attributes, what, holds)
+	s.ahead.Store(0)
 }
 
 // wantNothing demands that there is neither mount nor target.

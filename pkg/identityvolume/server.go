@@ -44,6 +44,7 @@ type Server struct {
 
 	cfg  Config
 	pace pace
+	now  func() time.Time
 	// life ends when Run does, and with it every refresh.
 	life context.Context
 	end  context.CancelFunc
@@ -64,7 +65,7 @@ type counted struct{ source, outcome string }
 
 // New is a Server for this machine. Volumes are refreshed until the end of Run.
 func New(c Config) *Server {
-	s := &Server{cfg: c, pace: defaultPace(), volumes: map[string]*held{}, counts: map[counted]uint64{}}
+	s := &Server{cfg: c, pace: defaultPace(), now: time.Now, volumes: map[string]*held{}, counts: map[counted]uint64{}}
 	if p := c.Pace; p != nil {
 		s.pace = pace{poll: p.Poll, firstRetry: p.FirstRetry, maxRetry: p.MaxRetry, confirm: p.Confirm, confirmLogin: p.ConfirmLogin}
 	}
