@@ -93,8 +93,9 @@ func runPoolImport(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer source.Close()
+	// Comments, for the log of a pod has both outputs in one.
+	fmt.Fprintf(os.Stderr, "# looking through %s\n", comment(fs.Arg(0)))
 	result, err := intake.Ask(ctx, o.stateDir, o.request, source, func(p intake.Progress) {
-		// A comment, for the log of a pod has both outputs in one.
 		fmt.Fprintf(os.Stderr, "# %s of %s copied and read back\n", p.Done/2, p.Total/2)
 	})
 	if err != nil {
