@@ -49,7 +49,7 @@ PROCS ?= 4
 # true lets the disruptive ones log in to the node; they need openssh-server.
 NODE_SSH ?= false
 EXTERNAL_DIR ?= dist/external-$(FSTYPE)
-EXTERNAL_RUNS ?= dist/external-xfs+dist/external-short dist/external-disruptive
+EXTERNAL_RUNS ?= dist/external-xfs+dist/external-short dist/external-ext4 dist/external-disruptive
 
 .PHONY: help
 help: ## print the targets
