@@ -116,3 +116,18 @@ func TestATokenThatCannotBeUsedReplacesNoneThatCan(t *testing.T) {
 		t.Errorf("notices: %q", s.notices)
 	}
 }
+
+// TestAPolicyThatIsNotKnownEmptiesNothing is about one of a newer driver's.
+func TestAPolicyThatIsNotKnownEmptiesNothing(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, passwordOnly())
+	s.start()
+	files := []payload.File{{Name: "password", Mode: 0o440, Content: secret.New("old")}}
+	if err := s.replace(s.target(pod), files, 2000, payload.Set{Written: time.Now(), Expires: time.Now().Add(-time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	s.mustPublish(pod, with(passwordOnly(), AttributeOnExpiry, "explode"))
+	s.eventually(pod, nil, "a notice", func() bool { return len(s.said(Expired)) == 1 })
+	s.wantFile(pod, "password", "old")
+}

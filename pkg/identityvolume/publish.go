@@ -207,7 +207,9 @@ func (s *Server) adopt(target string, orphan *held, req *csi.NodePublishVolumeRe
 		h.open(r.source, t)
 	} else {
 		h.orphaned = fmt.Errorf("an earlier driver published it, and now: %w", err)
-		h.spec.policy = policyOf(req.GetVolumeContext())
+		if h.spec.policy = policyOf(req.GetVolumeContext()); h.spec.policy == "" {
+			h.spec.policy = Keep
+		}
 		h.count = func(string) {}
 	}
 	if orphan != nil {
