@@ -1,13 +1,9 @@
 package credential
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -184,98 +180,6 @@ func lifeOf(seconds int) (time.Duration, error) {
 		return 0, fmt.Errorf("it gives %d seconds to live", seconds)
 	}
 	return time.Duration(seconds) * time.Second, nil
-}
-
-func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (Credential, error) {
-	doing := "read " + p.path
-	begin := s.now()
-	answer, err := s.vault.call(ctx, doing, []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
-		if !p.write {
-			return readLogical(ctx, l.client, p.path)
-		}
-		data := map[string]any{}
-		for k, v := range read.With {
-			data[k] = v
-		}
-		return l.client.Logical().WriteWithContext(ctx, p.path, data)
-	})
-	if err != nil {
-		return Credential{}, err
-	}
-	fail := func(sentinel error, what string) (Credential, error) {
-		return Credential{}, fmt.Errorf("source %s: %s: %w: %s", s.vault.service.source, doing, sentinel, what)
-	}
-	switch {
-	case answer == nil && p.write, answer != nil && answer.Data == nil:
-		return fail(volume.ErrUnavailable, "its answer is empty: either it is not that of a Vault server, or nothing is to be read at that path")
-	case answer == nil:
-		return fail(volume.ErrPrecondition, "there is nothing at that path")
-	}
-	data := answer.Data
-	if p.nested {
-		inner, ok := data["data"].(map[string]any)
-		if !ok {
-			// A version that was deleted answers with metadata alone.
-			return fail(volume.ErrPrecondition, "there is nothing at that path, or its engine is not version 2 of kv (then set version: 1)")
-		}
-		data = inner
-	}
-	c := Credential{Fields: fieldsOf(data), Issued: begin, Static: !p.write && answer.LeaseID == ""}
-	life, err := lifeOf(answer.LeaseDuration)
-	if err != nil {
-		return fail(volume.ErrUnavailable, err.Error())
-	}
-	if p.engine == EnginePKI {
-		if c.Expires, err = completeCertificate(c.Fields, begin); err != nil {
-			return fail(volume.ErrUnavailable, err.Error())
-		}
-	}
-	switch {
-	case answer.LeaseID != "":
-		l.leased = true
-		c.lease = lease{id: answer.LeaseID, renewable: answer.Renewable, life: life, login: l}
-		end := c.lease.until(begin.Add(life))
-		if c.Expires.IsZero() || end.Before(c.Expires) {
-			c.Expires = end
-		}
-	case p.write && p.engine == "" && life > 0:
-		c.Expires = begin.Add(life)
-	case p.write && p.engine == "":
-		c.Expires = c.endInside(begin)
-	}
-	return c, nil
-}
-
-// readLogical reads a path. It is nil if Vault says that there is nothing. An answer
-// that is not of Vault's shape may be that of any server, and is an error: the client's
-// own decoder takes whatever is JSON.
-func readLogical(ctx context.Context, client *api.Client, path string) (*api.Secret, error) {
-	raw, err := client.Logical().ReadRawWithContext(ctx, path)
-	if raw == nil {
-		return nil, err
-	}
-	defer raw.Body.Close()
-	if err != nil && raw.StatusCode != http.StatusNotFound {
-		return nil, err
-	}
-	body, readErr := io.ReadAll(raw.Body)
-	if readErr != nil {
-		return nil, readErr
-	}
-	var shape struct {
-		Errors *[]string      `json:"errors"`
-		Data   map[string]any `json:"data"`
-	}
-	decodeErr := json.Unmarshal(body, &shape)
-	switch {
-	case decodeErr == nil && shape.Data != nil:
-		return api.ParseSecret(bytes.NewReader(body))
-	case err != nil && decodeErr == nil && shape.Errors != nil:
-		return nil, nil
-	case err != nil:
-		return nil, err // a 404 of another server
-	}
-	return nil, errors.New("an answer without data")
 }
 
 // until is when a lease ends: with its login, if that is earlier.
