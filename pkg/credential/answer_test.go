@@ -49,6 +49,45 @@ func TestWhatOnePodAsksForStopsNobodyElse(t *testing.T) {
 	}
 }
 
+// TestWhatHangsAloneStopsNobodyElse: one path gives no answer, while another one does.
+func TestWhatHangsAloneStopsNobodyElse(t *testing.T) {
+	s := newServer(t)
+	s.Put("good/one", map[string]any{"a": "b"})
+	hangs, hangUp := make(chan struct{}), make(chan struct{})
+	s.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/hangs") {
+			return false
+		}
+		// After this the client does not try again by itself.
+		w.(http.Flusher).Flush()
+		hangs <- struct{}{}
+		<-hangUp
+		panic(http.ErrAbortHandler)
+	})
+	v := vaultAt(t, s)
+	token := tokenFor(t, "vault")
+	bad, good := v.Open(""), v.Open("")
+	if _, err := good.Read(t.Context(), token, Read{Path: "good/one"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * toOpen {
+		done := make(chan error)
+		go func() {
+			_, err := bad.Read(t.Context(), token, Read{Path: "p/hangs"})
+			done <- err
+		}()
+		<-hangs
+		if _, err := good.Read(t.Context(), token, Read{Path: "good/one"}); err != nil {
+			t.Error(err)
+		}
+		hangUp <- struct{}{}
+		wantErr(t, <-done, volume.ErrUnavailable, "")
+	}
+	if _, away := v.Away(); away {
+		t.Error("the service passes for away")
+	}
+}
+
 func TestALeaseIsNotHungOnALoginThatEndsSoon(t *testing.T) {
 	s := newServer(t)
 	s.LeaseTTL, s.LoginTTL = time.Hour, time.Hour

@@ -29,6 +29,7 @@ type circuit struct {
 	since    time.Time
 	until    time.Time // it is open
 	probing  bool      // somebody asks although it was open, to see
+	answer   time.Time // the last
 }
 
 // enter is nil if the service may be asked now; then leave must be called. Else it is
@@ -48,14 +49,15 @@ func (c *circuit) enter() error {
 }
 
 // leave says whether the service answered, be it with a refusal. abandoned means that
-// the one who asked went away first, which tells nothing.
+// the one who asked went away first, or others got answers meanwhile, which tells
+// nothing of the service.
 func (c *circuit) leave(answered, abandoned bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.probing = false
 	switch {
 	case answered:
-		c.failures = 0
+		c.failures, c.answer = 0, c.now()
 	case abandoned:
 	default:
 		now := c.now()
@@ -67,6 +69,14 @@ func (c *circuit) leave(answered, abandoned bool) {
 			c.until = now.Add(jitter(min(longestOpen, firstOpen<<min(c.failures-toOpen, 10))))
 		}
 	}
+}
+
+// answeredSince says whether somebody got an answer after a time. Then what was asked
+// then hangs for reasons of its own.
+func (c *circuit) answeredSince(t time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answer.After(t)
 }
 
 // away says since when there has been no answer.

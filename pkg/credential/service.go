@@ -118,13 +118,14 @@ func (s *service) ask(ctx context.Context, doing string, request func(ctx contex
 	if err := s.circuit.enter(); err != nil {
 		return fail(err)
 	}
+	begin := s.circuit.now()
 	bounded, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	err := request(bounded)
 	answered := err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
 		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated) ||
 		errors.Is(err, errAnswered) || errors.Is(err, errTooLarge)
-	s.circuit.leave(answered, ctx.Err() != nil)
+	s.circuit.leave(answered, ctx.Err() != nil || s.circuit.answeredSince(begin))
 	if err == nil {
 		return nil
 	}
