@@ -102,7 +102,7 @@ func (c Chart) SVG() []byte {
 	for _, l := range c.Levels {
 		y := d.y.at(l.Y)
 		d.put(`<path d="M%d %s H%d" stroke="%s" stroke-dasharray="6 4"/>`, left, px(y), width-right, grey)
-		d.put(`<text x="%d" y="%s" text-anchor="end">%s</text>`, width-right-4, px(y-4), escape(l.Name))
+		d.put(`<text x="%d" y="%s" text-anchor="end">%s</text>`, width-right-4, px(y+14), escape(l.Name))
 	}
 	for i, m := range c.Marks {
 		x := d.x.at(m.X)
