@@ -191,8 +191,8 @@ func TestProbesAskTheDriverItself(t *testing.T) {
 func TestNeverTwoDriversOnANode(t *testing.T) {
 	eachPlugin(t, func(t *testing.T, set *appsv1.DaemonSet) {
 		update := set.Spec.UpdateStrategy
-		if update.Type != appsv1.RollingUpdateDaemonSetStrategyType || update.RollingUpdate.MaxSurge.IntValue() != 0 || update.RollingUpdate.MaxUnavailable.IntValue() != 1 {
-			t.Errorf("the update strategy is %v", update)
+		if update.Type != appsv1.RollingUpdateDaemonSetStrategyType || update.RollingUpdate.MaxSurge.IntValue() != 0 || update.RollingUpdate.MaxUnavailable.String() != "100%" {
+			t.Errorf("the update strategy is %v; with pods that are refused on other nodes, less than 100%% unavailable is an upgrade that never comes", update)
 		}
 		pod := set.Spec.Template.Spec
 		if len(pod.InitContainers) == 0 || pod.InitContainers[0].Name != "claim-node" || pod.InitContainers[0].RestartPolicy != nil {
