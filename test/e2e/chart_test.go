@@ -22,6 +22,7 @@ import (
 const (
 	release = "holdfast"
 	overlay = "deploy/kustomize/overlays/single-node"
+	crds    = "deploy/kustomize/components/snapshot-controller/crds"
 )
 
 // charted is a cluster on which Holdfast is installed by Helm instead of kubectl.
@@ -59,6 +60,9 @@ func withoutManifests(t *testing.T) *charted {
 		t.Errorf("uninstall what kubectl had installed: %v", err)
 	}
 	if out, err := a.cluster.Kubectl(t.Context(), "delete", "-k", filepath.Join(tree, overlay), "--ignore-not-found", "--timeout=180s"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := a.cluster.Kubectl(t.Context(), "delete", "-f", filepath.Join(tree, crds), "--ignore-not-found", "--timeout=180s"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return h
