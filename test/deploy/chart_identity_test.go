@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	"github.com/holdfast-csi/holdfast/pkg/credential"
 	"github.com/holdfast-csi/holdfast/test/chart"
 )
 
@@ -59,6 +60,44 @@ func TestTokensAreOfTheAudiencesOfTheSources(t *testing.T) {
 		text := m.Data["sources.yaml"]
 		if !strings.Contains(text, "vault.shop.svc") || !strings.Contains(text, "  token:") || strings.Contains(text, "vault.vault.svc") {
 			t.Errorf("these are the sources:\n%s", text)
+		}
+	}
+}
+
+// A source that names no audience has the one of its service, and its driver shows no
+// other token. What the driver reads of the rendered file says which.
+func TestEachKindOfSourceGetsItsTokens(t *testing.T) {
+	for kind, source := range map[string]string{
+		"vault":       `vault: {address: "https://v:8200", audience: v, auth: {method: jwt}}`,
+		"oidc":        `oidc: {tokenURL: "https://sts.example.org/token", audience: sts}`,
+		"token":       `token: {audience: mine}`,
+		"aws":         `aws: {region: eu-central-1, roles: ["arn:aws:iam::1:role/a"]}`,
+		"aws, named":  `aws: {region: eu-central-1, roles: ["arn:aws:iam::1:role/a"], audience: other}`,
+		"gcp":         `gcp: {provider: projects/1/locations/global/workloadIdentityPools/p/providers/c, serviceAccounts: ["a-*"]}`,
+		"gcp, named":  `gcp: {provider: projects/1/locations/global/workloadIdentityPools/p/providers/c, audience: other}`,
+		"two of them": "{aws: {region: eu-central-1, role: \"arn:aws:iam::1:role/a\"}}\n    b: {token: {audience: mine}}",
+	} {
+		if !strings.HasPrefix(source, "{") {
+			source = "{" + source + "}"
+		}
+		objects := renderChart(t, chart.Options{Values: "identity:\n  enabled: true\n  sources:\n    vault: null\n    token: null\n    a: " + source + "\n"})
+		var asked []string
+		for _, d := range of[*storagev1.CSIDriver](objects) {
+			for _, r := range d.Spec.TokenRequests {
+				asked = append(asked, r.Audience)
+			}
+		}
+		for _, m := range of[*corev1.ConfigMap](objects) {
+			if m.Name != "holdfast-identity-sources" {
+				continue
+			}
+			sources, err := credential.Parse([]byte(m.Data["sources.yaml"]))
+			if err != nil {
+				t.Fatalf("%s: %v", kind, err)
+			}
+			if diff := cmp.Diff(sources.Audiences(), asked); diff != "" {
+				t.Errorf("%s (-the driver takes +kubelet makes):\n%s", kind, diff)
+			}
 		}
 	}
 }

@@ -73,6 +73,14 @@ asked has one.
 {{- $found }}
 {{- end }}
 
+{{/*
+A parameter of a class, as the text that Kubernetes wants. Helm reads each number as a
+float, whose text is 1.048576e+06.
+*/}}
+{{- define "holdfast.parameter" -}}
+{{- if and (kindIs "float64" .) (eq (. | int64 | float64) .) }}{{ . | int64 | toString | quote }}{{ else }}{{ . | toString | quote }}{{ end }}
+{{- end }}
+
 {{/* "true" if this release has the snapshot controller. */}}
 {{- define "holdfast.hasSnapshotController" -}}
 {{- $enabled := .Values.snapshotController.enabled | toString }}
@@ -84,12 +92,19 @@ asked has one.
 {{- if semverCompare (printf ">=%s.0-0" (index . 1)) (index . 0).Capabilities.KubeVersion.Version }}true{{ end }}
 {{- end }}
 
-{{/* The audiences that the sources of identity volumes name, as a JSON list. */}}
+{{/*
+The audiences that the sources of identity volumes take, as a JSON list: those that they
+name, and what pkg/credential takes of a source that names none.
+*/}}
 {{- define "holdfast.audiences" -}}
 {{- $audiences := list }}
 {{- range $name, $source := .Values.identity.sources }}
 {{- range $kind, $fields := $source }}
-{{- with $fields.audience }}{{ $audiences = append $audiences . }}{{ end }}
+{{- $default := "" }}
+{{- if eq $kind "aws" }}{{ $default = "sts.amazonaws.com" }}
+{{- else if eq $kind "gcp" }}{{ $default = printf "https://iam.googleapis.com/%s" ($fields.provider | default "") }}
+{{- end }}
+{{- with $fields.audience | default $default }}{{ $audiences = append $audiences . }}{{ end }}
 {{- end }}
 {{- end }}
 {{- $audiences | uniq | sortAlpha | toJson }}
