@@ -43,15 +43,21 @@ func section(t *testing.T, document, heading string) string {
 	return text.String()
 }
 
-// rows are the cells of the table in a text, without its head; a cell has no
-// backquotes any more.
+// rows are the cells of the one table in a text, without its head; a cell has no
+// backquotes any more. A row that other text parts from the table is shown to readers as
+// text, so it fails the test.
 func rows(t *testing.T, text string) [][]string {
 	t.Helper()
 	var found [][]string
+	ended := false
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if !strings.HasPrefix(line, "|") {
+			ended = len(found) > 0
 			continue
+		}
+		if ended {
+			t.Fatalf("this row is not in the table above it:\n%s", line)
 		}
 		var cells []string
 		for cell := range strings.SplitSeq(strings.Trim(line, "|"), "|") {
