@@ -136,6 +136,7 @@ func TestTheGuideQuotesWhatTheDriverSays(t *testing.T) {
 		"both have the filesystem",
 		"would hide that; move it away",
 		"which is not registered on this node",
+		"kubelet passed no token for audience",
 		"is not a pool; if it should be one, run: driver pool init",
 		"is registered as pool",
 		"another driver uses the pool; this one takes over when it stops",
