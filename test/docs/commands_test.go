@@ -78,11 +78,11 @@ func TestTheDriverKnowsTheCommandsOfTheDocuments(t *testing.T) {
 	}
 }
 
-var makeTarget = regexp.MustCompile(`(?:^|&& )make ([a-z][a-z0-9 -]*[a-z])`)
+var makeTarget = regexp.MustCompile(`(?:^|&& )make ([a-z][a-z0-9. -]*[a-z0-9])`)
 
 func TestTheTargetsOfTheDocumentsExist(t *testing.T) {
 	targets := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^([a-z0-9-]+):`).FindAllStringSubmatch(readFile(t, "Makefile"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^([a-z0-9.-]+):`).FindAllStringSubmatch(readFile(t, "Makefile"), -1) {
 		targets[m[1]] = true
 	}
 	tried := 0
@@ -91,7 +91,7 @@ func TestTheTargetsOfTheDocumentsExist(t *testing.T) {
 			continue // old versions had what they had
 		}
 		var said []string
-		for _, m := range regexp.MustCompile("`make ([a-z][a-z0-9 -]*[a-z])").FindAllStringSubmatch(readFile(t, file), -1) {
+		for _, m := range regexp.MustCompile("`make ([a-z][a-z0-9. -]*[a-z0-9])").FindAllStringSubmatch(readFile(t, file), -1) {
 			said = append(said, m[1])
 		}
 		for _, line := range commandsOf(t)[file] {
