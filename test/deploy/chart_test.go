@@ -269,3 +269,15 @@ func TestTheChartIsOfTheImageThatIsMade(t *testing.T) {
 		}
 	}
 }
+
+// What a developer has set for a helm of their own changes nothing here.
+func TestTheHelmOfTheTestsSeesNothingOfTheUsers(t *testing.T) {
+	c := theChart(t)
+	t.Setenv("HELM_NAMESPACE", "theirs")
+	t.Setenv("HELM_REPOSITORY_CONFIG", "/theirs/repositories.yaml")
+	for _, variable := range []string{"HELM_NAMESPACE", "HELM_REPOSITORY_CONFIG"} {
+		if out, err := c.Helm(t.Context(), "", "env", variable); err != nil || strings.Contains(out, "theirs") {
+			t.Errorf("%s is %q, %v", variable, out, err)
+		}
+	}
+}
