@@ -3,8 +3,8 @@
 // certificate authority, and database logins with leases.
 //
 // It keeps what it is told and checks what it is asked: who logs in, with which token,
-// what a role may read. It is no Vault: what the real one does is tried against the
-// real one (test/e2e).
+// what a role may read. It is no Vault: where the two differ, a test with this one says
+// nothing.
 package fakevault
 
 import (
