@@ -229,7 +229,10 @@ func TestVelerosSnapshotIsRestoredAndDeletedWithItsBackup(t *testing.T) {
 			s.step("the backup is deleted")
 			contents := s.snap.SnapshotV1().VolumeSnapshotContents()
 			temporary, err := contents.Create(s.ctx, &snapv1.VolumeSnapshotContent{
-				ObjectMeta: metav1.ObjectMeta{Name: *s.inScene("vsc-4f0c")},
+				// The metadata is that of the content in the backup: its finalizer is what
+				// keeps this one until the snapshot is gone, for nobody gives one to a
+				// content whose VolumeSnapshot is missing.
+				ObjectMeta: metav1.ObjectMeta{Name: *s.inScene("vsc-4f0c"), Finalizers: content.Finalizers},
 				Spec: snapv1.VolumeSnapshotContentSpec{
 					// There is no such VolumeSnapshot, nor need its namespace exist.
 					VolumeSnapshotRef: corev1.ObjectReference{APIVersion: "snapshot.storage.k8s.io/v1", Kind: "VolumeSnapshot", Namespace: "ns-" + s.ns, Name: "name-4f0c"},
