@@ -61,7 +61,7 @@ for pass in "$@"; do
       ;;
     race) race ;;
     root) root ;;
-    e2e) run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 30m ${E2E_ARGS:-} ./test/e2e/... ;;
+    e2e) run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 40m ${E2E_ARGS:-} ./test/e2e/... ;;
     *) run "test/$pass" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 40m "./test/$pass/..." ;;
   esac
 done
