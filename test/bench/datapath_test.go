@@ -24,12 +24,12 @@ type series struct{ outcomes []outcome }
 // snapshots.
 func dataPath(r *run, pool string) {
 	box, d := r.box(pool, orQuick(r, 24*volume.GiB, 8*volume.GiB))
-	size := orQuick(r, volume.GiB, 128*volume.MiB)
+	size := orQuick(r, 512*volume.MiB, 128*volume.MiB)
 	p := &pathBench{
 		run: r, pool: pool, dir: poolDir(box), rounds: orQuick(r, 3, 2), measured: map[string]*series{},
 		loads: []load{
-			{"4k random read", "randread", 4096, 16, orQuick(r, 4*time.Second, time.Second)},
-			{"4k random write", "randwrite", 4096, 16, orQuick(r, 4*time.Second, time.Second)},
+			{"4k random read", "randread", 4096, 16, orQuick(r, 3*time.Second, time.Second)},
+			{"4k random write", "randwrite", 4096, 16, orQuick(r, 3*time.Second, time.Second)},
 			{"1M sequential read", "read", 1 << 20, 4, orQuick(r, 2*time.Second, time.Second)},
 			{"1M sequential write", "write", 1 << 20, 4, orQuick(r, 2*time.Second, time.Second)},
 		},
