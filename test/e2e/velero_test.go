@@ -6,6 +6,7 @@ import (
 
 	snapv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -56,14 +57,18 @@ func (s *scene) policy(content string, policy snapv1.DeletionPolicy) {
 }
 
 // forget deletes a VolumeSnapshot and its content, and keeps the snapshot on the
-// disk: contents that were set to Retain.
+// disk: contents that were set to Retain. That the content is gone already is well for
+// Velero too: the snapshot controller deletes it with its VolumeSnapshot where it has
+// not yet seen that it is to be retained.
 func (s *scene) forget(snapshot, content string) {
 	s.t.Helper()
 	s.policy(content, snapv1.VolumeSnapshotContentRetain)
 	snapshots, contents := s.snap.SnapshotV1().VolumeSnapshots(s.ns), s.snap.SnapshotV1().VolumeSnapshotContents()
 	s.must(snapshots.Delete(s.ctx, snapshot, metav1.DeleteOptions{}))
 	s.must(gone(s.ctx, aWhile, one(snapshots, snapshot), &snapv1.VolumeSnapshot{}))
-	s.must(contents.Delete(s.ctx, content, metav1.DeleteOptions{}))
+	if err := contents.Delete(s.ctx, content, metav1.DeleteOptions{}); !apierrors.IsNotFound(err) {
+		s.must(err)
+	}
 	s.must(gone(s.ctx, aWhile, one(contents, content), &snapv1.VolumeSnapshotContent{}))
 }
 
