@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/test/harness"
 	"github.com/holdfast-csi/holdfast/test/plot"
 )
 
@@ -24,9 +25,8 @@ type series struct{ outcomes []outcome }
 // snapshots.
 func dataPath(r *run, pool string) {
 	box, d := r.box(pool, orQuick(r, 24*volume.GiB, 8*volume.GiB))
-	size := orQuick(r, 512*volume.MiB, 128*volume.MiB)
 	p := &pathBench{
-		run: r, pool: pool, dir: poolDir(box), rounds: orQuick(r, 3, 2), measured: map[string]*series{},
+		run: r, pool: pool, dir: poolDir(box), size: orQuick(r, 512*volume.MiB, 128*volume.MiB), rounds: orQuick(r, 3, 2), measured: map[string]*series{},
 		loads: []load{
 			{"4k random read", "randread", 4096, 16, orQuick(r, 3*time.Second, time.Second)},
 			{"4k random write", "randwrite", 4096, 16, orQuick(r, 3*time.Second, time.Second)},
@@ -34,37 +34,57 @@ func dataPath(r *run, pool string) {
 			{"1M sequential write", "write", 1 << 20, 4, orQuick(r, 2*time.Second, time.Second)},
 		},
 	}
-	for _, claim := range []orchestrator.Claim{
-		{Name: "volume", Size: 2*size + volume.GiB, FSType: volume.Ext4},
-		{Name: "block", Size: 2 * size, Block: true},
-	} {
-		l, err := newVolumeLeg(r.ctx, d, claim, size)
-		r.must(err)
-		p.names, p.legs = append(p.names, claim.Name), append(p.legs, l)
-	}
-	plain, err := newPlainLeg(p.dir, pool, size)
-	r.must(err)
-	p.names, p.legs = append(p.names, "plain"), append(p.legs, plain)
-	for _, l := range p.legs {
-		r.must(fill(l))
-	}
-	r.must(settle(p.dir))
 	for _, n := range orQuick(r, dataPathStates, []int{0, 1}) {
+		p.begin(d, n)
 		p.state(n)
+		p.end()
 	}
 	p.tell()
 	p.plots()
-	for _, l := range p.legs[:2] {
-		v := l.(*volumeLeg)
-		r.must(d.Client.Stop(r.ctx, v.id, "loaded", v.claim))
-	}
 	d.Stop()
+}
+
+// begin makes legs that no load has fragmented: on xfs each snapshot of those that
+// the states before have left would take many seconds.
+func (p *pathBench) begin(d *harness.Driver, snapshots int) {
+	p.t.Helper()
+	p.taken, p.names, p.legs = 0, nil, nil
+	add := func(name string, l leg, err error) {
+		p.must(err)
+		p.names, p.legs = append(p.names, name), append(p.legs, l)
+	}
+	claim := orchestrator.Claim{Name: fmt.Sprint("volume-", snapshots), Size: 2*p.size + volume.GiB, FSType: volume.Ext4}
+	l, err := newVolumeLeg(p.ctx, d, claim, p.size)
+	add("volume", l, err)
+	if p.wanted("block", snapshots) {
+		l, err := newVolumeLeg(p.ctx, d, orchestrator.Claim{Name: "block", Size: 2 * p.size, Block: true}, p.size)
+		add("block", l, err)
+	}
+	plain, err := newPlainLeg(p.dir, p.pool, p.size)
+	add("plain", plain, err)
+	for _, l := range p.legs {
+		p.must(fill(l))
+	}
+	p.must(settle(p.dir))
+}
+
+// end deletes the legs with their snapshots.
+func (p *pathBench) end() {
+	p.t.Helper()
+	for _, l := range p.legs {
+		for n := range p.taken {
+			p.must(l.dropSnapshot(p.ctx, fmt.Sprint(n+1)))
+		}
+		p.must(l.remove(p.ctx))
+	}
+	p.must(settle(p.dir))
 }
 
 type pathBench struct {
 	*run
 	pool     string
-	dir      string // of the pool
+	dir      string       // of the pool
+	size     volume.Bytes // of a region
 	rounds   int
 	loads    []load
 	names    []string // of the legs
@@ -109,9 +129,6 @@ func (p *pathBench) state(n int) {
 				if round%2 == 1 {
 					i = len(p.legs) - 1 - i // so that no leg is always the first
 				}
-				if !p.wanted(p.names[i], n) {
-					continue
-				}
 				out, err := fio(p.ctx, ld, p.legs[i].region(ld.depth == 16))
 				p.must(err)
 				k := key(ld.name, p.names[i], n)
@@ -128,13 +145,11 @@ func (p *pathBench) state(n int) {
 // before the first snapshot alone.
 func (p *pathBench) wanted(leg string, snapshots int) bool { return leg != "block" || snapshots == 0 }
 
-// eachLeg does something to each leg that has snapshots.
+// eachLeg does something to each leg.
 func (p *pathBench) eachLeg(do func(leg) error) {
 	p.t.Helper()
-	for i, l := range p.legs {
-		if p.wanted(p.names[i], p.taken) {
-			p.must(do(l))
-		}
+	for _, l := range p.legs {
+		p.must(do(l))
 	}
 }
 
@@ -169,11 +184,11 @@ func (p *pathBench) tell() {
 	p.Line("")
 	p.Line("fio with libaio and direct I/O: %s and %s at depth %d for %s, %s and %s at depth %d for %s, each in a region of its own of",
 		l[0].name, l[1].name, l[0].depth, l[0].runtime, l[2].name, l[3].name, l[2].depth, l[2].runtime)
-	p.Line("%s that was filled before. Volume: files in ext4 in a volume, staged and published. Block: the device of a raw block", p.legs[0].region(true).size)
+	p.Line("%s that was filled before. Volume: files in ext4 in a volume, staged and published. Block: the device of a raw block", p.size)
 	p.Line("volume. Plain: files on the pool itself%s, with as many snapshots. %d rounds; in each round every load goes to one after", map[string]string{"btrfs": ", NOCOW, in a subvolume"}[p.pool], p.rounds)
 	p.Line("the other, in alternating order, and the newest snapshot is taken anew before, so all data is shared when the round starts.")
 	p.Line("Between two snapshots 4 MiB are overwritten in random 4 KiB blocks. A ratio is of the two rates in the same round: median")
-	p.Line("(smallest to largest).")
+	p.Line("(smallest to largest). Each number of snapshots has volumes and files of its own.")
 	p.Table("load", "snapshots", "volume", "plain", "volume / plain", "block / plain", "p99 volume", "p99 plain")
 	for _, ld := range p.loads {
 		for _, n := range p.states {

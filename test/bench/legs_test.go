@@ -23,6 +23,8 @@ type leg interface {
 	region(random bool) region
 	snapshot(ctx context.Context, name string) error
 	dropSnapshot(ctx context.Context, name string) error
+	// remove deletes a leg that has no snapshots.
+	remove(ctx context.Context) error
 }
 
 // fill writes both regions of a leg, so that no load is the first to write. fio
@@ -96,6 +98,13 @@ func (l *volumeLeg) snapshot(ctx context.Context, name string) error {
 
 func (l *volumeLeg) dropSnapshot(ctx context.Context, name string) error {
 	return l.driver.DeleteSnapshot(ctx, l.snapshots[name])
+}
+
+func (l *volumeLeg) remove(ctx context.Context) error {
+	if err := l.driver.Client.Stop(ctx, l.id, "loaded", l.claim); err != nil {
+		return err
+	}
+	return l.driver.Delete(ctx, l.id)
 }
 
 // plainLeg is files on the pool's own filesystem, as a program would have them
@@ -195,10 +204,17 @@ func (l *plainLeg) dropSnapshot(_ context.Context, name string) error {
 	return btrfs.DestroySubvolume(dir, name)
 }
 
+func (l *plainLeg) remove(ctx context.Context) error {
+	if err := l.dropSnapshot(ctx, "data"); err != nil {
+		return err
+	}
+	return os.Remove(l.dir)
+}
+
 // settle waits until a pool has done what deletions left it to do, so that no
 // load pays for what was before it.
 func settle(poolDir string) error {
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		entries, err := os.ReadDir(filepath.Join(poolDir, ".trash"))
 		if err != nil {
 			return err
