@@ -1,0 +1,148 @@
+package sealed
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/pkg/command"
+	"github.com/holdfast-csi/holdfast/pkg/filesystem"
+	"github.com/holdfast-csi/holdfast/pkg/orchestrator"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
+	"github.com/holdfast-csi/holdfast/pkg/workload"
+)
+
+func TestFencing(t *testing.T) {
+	s := newSite(t, poolSize)
+	s.run("what the pods see", fencedPods)
+	s.run("a snapshot of a fenced volume", fencedSnapshot)
+}
+
+// fencedPods shuts a volume down under two pods, one of which has done nothing wrong.
+func fencedPods(s *site) {
+	e := s.ext4(orchestrator.Claim{Name: "fenced"})
+	keeper := newKeeper(s.t)
+	one, two := e.publish(keeper, "pod-1"), e.publish(keeper, "pod-2")
+	e.write(filepath.Join(one, "synced"), 1)
+	writer, err := workload.StartJournal(filepath.Join(one, "journal"))
+	s.must(err)
+	s.must(writer.WaitAcked(50, 10*time.Second))
+	open, err := os.OpenFile(filepath.Join(two, "of-pod-2"), os.O_RDWR|os.O_CREATE, 0o600)
+	s.must(err)
+	defer open.Close()
+	text := []byte(strings.Repeat("unsynced", 512))
+	_, err = open.Write(text)
+	s.must(err)
+	reader, err := os.Open(filepath.Join(one, "synced"))
+	s.must(err)
+	defer reader.Close()
+	mapped, err := unix.Mmap(int(reader.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	s.must(err)
+	before := string(mapped)
+
+	root, err := e.Root()
+	s.must(err)
+	defer root.Close()
+	began := time.Now()
+	s.must(Shutdown(root, ShutdownAtOnce))
+	s.t.Logf("the shutdown took %s", time.Since(began))
+	root.Close()
+	time.Sleep(100 * time.Millisecond)
+	acked, werr := writer.Stop()
+	s.t.Logf("pod 1 was writing: %d records, then %v", acked, werr)
+	if !filesystem.IsDead(werr) {
+		s.t.Errorf("pod 1 was writing and got %v", werr)
+	}
+	for _, c := range []struct {
+		what string
+		do   func() error
+	}{
+		{"pod 2 writes to its open file", func() error { _, err := open.WriteAt(text, 0); return err }},
+		{"pod 2 syncs its open file", open.Sync},
+		{"pod 2 opens a file", func() error { _, err := os.ReadFile(filepath.Join(two, "synced")); return err }},
+		{"pod 2 makes a file", func() error { return os.WriteFile(filepath.Join(two, "new"), nil, 0o600) }},
+		{"pod 2 lists its directory", func() error { _, err := os.ReadDir(two); return err }},
+		{"pod 2 removes a file", func() error { return os.Remove(filepath.Join(two, "synced")) }},
+		{"pod 2 looks at a file", func() error { _, err := os.Stat(filepath.Join(two, "synced")); return err }},
+		{"pod 2 reads its open file", func() error { _, err := open.ReadAt(make([]byte, 8), 0); return err }},
+		{"pod 1 reads an open file from memory", func() error { _, err := reader.ReadAt(make([]byte, 8), 0); return err }},
+	} {
+		err := c.do()
+		s.t.Logf("%s: %v", c.what, err)
+		// What needs no disk may still be answered.
+		lax := strings.Contains(c.what, "looks at") || strings.Contains(c.what, "reads") || strings.Contains(c.what, "lists")
+		if !filesystem.IsDead(err) && (err != nil || !lax) {
+			s.t.Errorf("%s: %v", c.what, err)
+		}
+	}
+	if string(mapped) != before {
+		s.t.Error("pod 1 does not read any more what it has mapped, but the ADR says that it does")
+	}
+	s.must(unix.Munmap(mapped))
+	e.mustNotBeHealthy()
+	s.mustBe(e.Publish(s.ctx, keeper, e.target("pod-3")), unix.EIO, "publish a volume that was shut down")
+	e.mustNotBeMounted("pod-3")
+	if err := e.driver.Stage(s.ctx, e.id, e.claim); err == nil {
+		s.t.Error("a volume that was shut down is staged anew")
+	}
+	open.Close()
+	reader.Close()
+	e.unpublish("pod-2")
+	e.end("pod-1")
+
+	e.stage() // replays the journal, checks
+	e.mustHaveKey(KeyAbsent)
+	target := e.publish(keeper, "pod-1")
+	e.verify(filepath.Join(target, "synced"), 1)
+	n, err := workload.VerifyJournal(filepath.Join(target, "journal"))
+	s.must(err)
+	if n < acked {
+		s.t.Errorf("%d records are there, %d were acknowledged", n, acked)
+	}
+	e.end("pod-1")
+	fault, err := filesystem.Verify(s.ctx, command.New(), e.image(), volume.Ext4)
+	s.must(err)
+	if fault != "" {
+		s.t.Errorf("e2fsck: %s", fault)
+	}
+}
+
+// mustNotBeHealthy demands that the driver says that something is wrong.
+func (e *ext4) mustNotBeHealthy() {
+	e.t.Helper()
+	resp, err := e.driver.Node.NodeGetVolumeHealth(e.ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: e.id})
+	e.must(err)
+	e.t.Logf("the driver says: %v", resp.GetVolumeHealth())
+	if len(resp.GetVolumeHealth().String()) == 0 {
+		e.t.Error("the driver finds nothing wrong")
+	}
+}
+
+// fencedSnapshot: what was durable before the shutdown can be restored from a snapshot
+// that is taken after it.
+func fencedSnapshot(s *site) {
+	e := s.ext4(orchestrator.Claim{Name: "fenced-source"})
+	keeper := newKeeper(s.t)
+	e.write(filepath.Join(e.publish(keeper, "pod-1"), "synced"), 1)
+	root, err := e.Root()
+	s.must(err)
+	s.must(errors.Join(Shutdown(root, ShutdownFlushed), root.Close()))
+	snap, err := s.driver.Snapshot(s.ctx, "of-fenced", e.id)
+	s.t.Logf("a snapshot of a fenced volume: %v", err)
+	if err != nil {
+		e.end("pod-1")
+		snap, err = s.driver.Snapshot(s.ctx, "of-fenced", e.id)
+		s.must(err)
+	} else {
+		e.end("pod-1")
+	}
+	restored := s.ext4(orchestrator.Claim{Name: "fenced-restored", Snapshot: snap.GetSnapshotId()})
+	restored.verify(filepath.Join(restored.publish(keeper, "pod-2"), "synced"), 1)
+	restored.end("pod-2")
+}
