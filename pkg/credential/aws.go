@@ -113,8 +113,8 @@ func (s *awsSession) Read(ctx context.Context, token podtoken.Token, _ Read) (Cr
 		} `xml:"AssumeRoleWithWebIdentityResult"`
 	}
 	begin := time.Now()
-	err := s.aws.service.ask(ctx, doing, func(ctx context.Context) error {
-		text, err := s.aws.service.send(ctx, s.aws.endpoint, "application/x-www-form-urlencoded", form.Encode(), "", token.Text, awsError)
+	err := s.aws.service.ask(ctx, token.Claims.Namespace, doing, func(ctx context.Context) error {
+		text, err := s.aws.service.send(ctx, post{doing: doing, target: s.aws.endpoint, contentType: formType, body: form.Encode(), hide: token.Text, explain: awsError})
 		if err != nil {
 			return err
 		}

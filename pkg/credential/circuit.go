@@ -21,43 +21,57 @@ const (
 
 // circuit keeps those who ask a service from asking while it is away. All volumes of a
 // source share one.
+//
+// An open circuit stops a tenant, which is a namespace, only after one of its own
+// requests failed: what hangs may hang for that tenant alone, whose requests must not
+// keep others from asking. So a service that is away is asked by each tenant for
+// itself.
 type circuit struct {
 	now func() time.Time
 
 	mu       sync.Mutex
-	failures int // in a row
+	failures int // in a row, of all
 	since    time.Time
-	until    time.Time // it is open
-	probing  bool      // somebody asks although it was open, to see
-	answer   time.Time // the last
+	answer   time.Time         // the last
+	stopped  map[string]*pause // the tenants that failed while it was open
 }
 
-// enter is nil if the service may be asked now; then leave must be called. Else it is
-// ErrUnavailable.
-func (c *circuit) enter() error {
+// pause is how long a tenant does not ask.
+type pause struct {
+	until   time.Time
+	probing bool // one of its requests is on its way, to see
+}
+
+// enter is nil if the service may be asked now for a tenant; then leave must be called.
+// Else it is ErrUnavailable.
+func (c *circuit) enter(tenant string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failures < toOpen {
+	p := c.stopped[tenant]
+	if p == nil {
 		return nil
 	}
-	now := c.now()
-	if now.Before(c.until) || c.probing {
+	if p.probing || c.now().Before(p.until) {
 		return fmt.Errorf("%w: it has not answered since %s and is asked again within %s", volume.ErrUnavailable, c.since.UTC().Format(time.RFC3339), longestOpen)
 	}
-	c.probing = true
+	p.probing = true
 	return nil
 }
 
-// leave says whether the service answered, be it with a refusal. abandoned means that
-// the one who asked went away first, or others got answers meanwhile, which tells
-// nothing of the service.
-func (c *circuit) leave(answered, abandoned bool) {
+// leave says whether the service answered a tenant, be it with a refusal. abandoned
+// means that the one who asked went away first, or others got answers meanwhile, which
+// tells nothing of the service.
+func (c *circuit) leave(tenant string, answered, abandoned bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.probing = false
+	p := c.stopped[tenant]
+	if p != nil {
+		p.probing = false
+	}
 	switch {
 	case answered:
 		c.failures, c.answer = 0, c.now()
+		clear(c.stopped)
 	case abandoned:
 	default:
 		now := c.now()
@@ -65,9 +79,17 @@ func (c *circuit) leave(answered, abandoned bool) {
 			c.since = now
 		}
 		c.failures++
-		if c.failures >= toOpen {
-			c.until = now.Add(jitter(min(longestOpen, firstOpen<<min(c.failures-toOpen, 10))))
+		if c.failures < toOpen {
+			return
 		}
+		if p == nil {
+			if c.stopped == nil {
+				c.stopped = map[string]*pause{}
+			}
+			p = &pause{}
+			c.stopped[tenant] = p
+		}
+		p.until = now.Add(jitter(min(longestOpen, firstOpen<<min(c.failures-toOpen, 10))))
 	}
 }
 

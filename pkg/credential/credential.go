@@ -81,6 +81,9 @@ type Credential struct {
 	// Expires is when it ends to be valid, by this machine's clock; zero if nothing
 	// is known of an end.
 	Expires time.Time
+	// Again is how long after Issued it should be read anew, if nothing is known of an
+	// end; 0 leaves that to the caller.
+	Again time.Duration
 	// Static says that reading it again makes nothing new at the service: so that is
 	// done often, to see a change.
 	Static bool

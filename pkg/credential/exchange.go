@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +28,9 @@ type OIDCConfig struct {
 	Resource           string   `json:"resource,omitempty"`
 	Scopes             []string `json:"scopes,omitempty"`
 	RequestedTokenType string   `json:"requestedTokenType,omitempty"`
+	// Seconds is how long a token lives if the service does not say: 30 to 86400. 0
+	// means that nobody knows.
+	Seconds int `json:"seconds,omitempty"`
 }
 
 // GCPConfig is a source of kind gcp: workload identity federation of Google Cloud,
@@ -71,6 +71,10 @@ type exchange struct {
 	audience string
 	form     url.Values // what is the same in each request
 
+	// unsaid is how long a token lives of which the service does not say that; 0 if the
+	// administrator does not know either.
+	unsaid time.Duration
+
 	// Of kind gcp alone.
 	iam      *service
 	iamURL   string
@@ -86,6 +90,9 @@ func newOIDC(name string, cfg OIDCConfig) (Source, error) {
 	if cfg.Audience == "" {
 		return nil, errors.New("audience is missing: name the one that only this service takes, and never that of the API server")
 	}
+	if cfg.Seconds != 0 && (cfg.Seconds < 30 || cfg.Seconds > 86400) {
+		return nil, fmt.Errorf("seconds: %d: want 30 to 86400, or leave it out", cfg.Seconds)
+	}
 	form := url.Values{}
 	for key, value := range map[string]string{
 		"audience": cfg.RequestAudience, "resource": cfg.Resource, "scope": strings.Join(cfg.Scopes, " "), "requested_token_type": cfg.RequestedTokenType,
@@ -94,7 +101,10 @@ func newOIDC(name string, cfg OIDCConfig) (Source, error) {
 			form.Set(key, value)
 		}
 	}
-	return &exchange{kind: "oidc", service: newService(name, address, ca), tokenURL: address.String(), audience: cfg.Audience, form: form}, nil
+	return &exchange{
+		kind: "oidc", service: newService(name, address, ca), tokenURL: address.String(), audience: cfg.Audience, form: form,
+		unsaid: time.Duration(cfg.Seconds) * time.Second,
+	}, nil
 }
 
 func newGCP(name string, cfg GCPConfig) (Source, error) {
@@ -177,33 +187,35 @@ func (s *exchangeSession) Read(ctx context.Context, token podtoken.Token, _ Read
 	for key, values := range e.form {
 		form[key] = values
 	}
+	const doing = "exchange the pod's token"
 	begin := time.Now()
 	var answer map[string]any
-	err := e.service.post(ctx, "exchange the pod's token", e.tokenURL, "application/x-www-form-urlencoded", form.Encode(), "", token.Text, oauthError, &answer)
+	err := e.service.post(ctx, post{
+		tenant: token.Claims.Namespace, doing: doing, target: e.tokenURL, contentType: formType, body: form.Encode(), hide: token.Text, explain: oauthError,
+	}, &answer)
 	if err != nil {
 		return Credential{}, err
 	}
 	fields := fieldsOf(answer)
 	if fields["access_token"].IsEmpty() {
-		return Credential{}, e.service.nonsense("exchange the pod's token", "its answer has no access_token")
+		return Credential{}, e.service.nonsense(doing, "its answer has no access_token")
 	}
 	c := Credential{Fields: fields, Issued: begin}
-	if text := fields["expires_in"].Reveal(); text != "" {
-		seconds, err := json.Number(text).Int64()
-		if err != nil || seconds <= 0 || seconds > int64(maxLife/time.Second) {
-			return Credential{}, e.service.nonsense("exchange the pod's token", "expires_in in its answer is no number of seconds")
-		}
-		c.Expires = begin.Add(time.Duration(seconds) * time.Second)
+	if c.Expires, err = e.endOfAnswer(fields, begin); err != nil {
+		return Credential{}, e.service.nonsense(doing, err.Error())
+	}
+	if c.Expires.IsZero() {
+		c.Again = unsaidAgain
 	}
 	if s.account != "" {
-		return s.impersonate(ctx, c)
+		return s.impersonate(ctx, token.Claims.Namespace, c)
 	}
 	return c, nil
 }
 
 // impersonate turns a federated token into one of a service account (Google Cloud,
 // iamcredentials generateAccessToken).
-func (s *exchangeSession) impersonate(ctx context.Context, c Credential) (Credential, error) {
+func (s *exchangeSession) impersonate(ctx context.Context, tenant string, c Credential) (Credential, error) {
 	e := s.exchange
 	doing := "get a token of service account " + s.account
 	target := e.iamURL + "/v1/projects/-/serviceAccounts/" + url.PathEscape(s.account) + ":generateAccessToken"
@@ -217,7 +229,9 @@ func (s *exchangeSession) impersonate(ctx context.Context, c Credential) (Creden
 	}
 	bearer := c.Fields["access_token"]
 	begin := time.Now()
-	if err := e.iam.post(ctx, doing, target, "application/json", string(body), bearer.Reveal(), bearer, googleError, &answer); err != nil {
+	if err := e.iam.post(ctx, post{
+		tenant: tenant, doing: doing, target: target, contentType: "application/json", body: string(body), bearer: bearer, explain: googleError,
+	}, &answer); err != nil {
 		return Credential{}, err
 	}
 	if answer.AccessToken == "" || answer.ExpireTime.Before(begin) || answer.ExpireTime.Sub(begin) > maxLife {
@@ -227,100 +241,4 @@ func (s *exchangeSession) impersonate(ctx context.Context, c Credential) (Creden
 		Fields: map[string]secret.Text{"access_token": secret.New(answer.AccessToken), "token_type": secret.New("Bearer")},
 		Issued: begin, Expires: answer.ExpireTime,
 	}, nil
-}
-
-// nonsense is the error for an answer that makes no sense.
-func (s *service) nonsense(doing, what string) error {
-	return fmt.Errorf("source %s: %s: %w: %s", s.source, doing, volume.ErrUnavailable, what)
-}
-
-// post sends a body and decodes the JSON of the answer. explain finds in the body of a
-// refusal what the service calls its error.
-func (s *service) post(ctx context.Context, doing, target, contentType, body, bearer string, hide secret.Text, explain func([]byte) explained, answer any) error {
-	return s.ask(ctx, doing, func(ctx context.Context) error {
-		text, err := s.send(ctx, target, contentType, body, bearer, hide, explain)
-		if err != nil {
-			return err
-		}
-		decoder := json.NewDecoder(strings.NewReader(text))
-		decoder.UseNumber()
-		if decoder.Decode(answer) != nil {
-			return fmt.Errorf("%w: its answer is no JSON of the kind that was asked for", volume.ErrUnavailable)
-		}
-		return nil
-	})
-}
-
-// send is one POST and the whole body of its answer.
-func (s *service) send(ctx context.Context, target, contentType, body, bearer string, hide secret.Text, explain func([]byte) explained) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
-	if err != nil {
-		return "", fmt.Errorf("make a request: %w", err)
-	}
-	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("Accept", "application/json, text/xml")
-	if bearer != "" {
-		req.Header.Set("Authorization", "Bearer "+bearer)
-	}
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error(), hide.Reveal()))
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return "", fmt.Errorf("%w: read its answer: %w", volume.ErrUnavailable, err)
-	}
-	if resp.StatusCode/100 != 2 {
-		e := explain(text)
-		switch what := said(e.text, hide.Reveal()); {
-		case e.text == "":
-			return "", stranger(resp.StatusCode)
-		case e.passing:
-			return "", fmt.Errorf("%w: it answers %d %s: %s", volume.ErrUnavailable, resp.StatusCode, http.StatusText(resp.StatusCode), what)
-		default:
-			return "", refusal(resp.StatusCode, what)
-		}
-	}
-	return string(text), nil
-}
-
-// explained is what a service calls its error; "" if it says nothing that it would.
-type explained struct {
-	text string
-	// passing says that the service itself, or what it asks, is in trouble.
-	passing bool
-}
-
-func explain(code, message string, passing ...string) explained {
-	if code == "" {
-		return explained{}
-	}
-	return explained{strings.TrimSpace(code + " " + message), slices.Contains(passing, code)}
-}
-
-// oauthError is the error of a token service (RFC 6749, sections 4.1.2.1 and 5.2).
-func oauthError(body []byte) explained {
-	var e struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-	}
-	if json.Unmarshal(body, &e) != nil {
-		return explained{}
-	}
-	return explain(e.Error, e.Description, "temporarily_unavailable", "server_error")
-}
-
-// googleError is the error of a Google API (google/rpc/code.proto).
-func googleError(body []byte) explained {
-	var e struct {
-		Error struct {
-			Status  string `json:"status"`
-			Message string `json:"message"`
-		} `json:"error"`
-	}
-	if json.Unmarshal(body, &e) != nil {
-		return explained{}
-	}
-	return explain(e.Error.Status, e.Error.Message, "UNAVAILABLE", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
 }

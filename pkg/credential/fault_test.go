@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -228,32 +227,6 @@ func TestACallerThatGoesAwayIsNoFaultOfTheService(t *testing.T) {
 	if _, away := v.Away(); away {
 		t.Error("the service passes for away")
 	}
-}
-
-func TestOneAsksWhileTheOthersWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &circuit{now: time.Now}
-		for range toOpen {
-			if err := c.enter(); err != nil {
-				t.Fatal(err)
-			}
-			c.leave(false, false)
-		}
-		time.Sleep(firstOpen)
-		if err := c.enter(); err != nil {
-			t.Errorf("nobody may look whether the service is back: %v", err)
-		}
-		if err := c.enter(); err == nil {
-			t.Error("a second one may ask while the first does")
-		}
-		c.leave(true, false)
-		for range 3 {
-			if err := c.enter(); err != nil {
-				t.Errorf("the service is back and %v", err)
-			}
-			c.leave(true, false)
-		}
-	})
 }
 
 func FuzzAnswer(f *testing.F) {

@@ -24,8 +24,13 @@ func thePod() podtoken.Pod {
 // tokenFor is a token of the pod for an audience.
 func tokenFor(t testing.TB, audience string) podtoken.Token {
 	t.Helper()
+	return tokenOf(t, thePod(), audience)
+}
+
+func tokenOf(t testing.TB, pod podtoken.Pod, audience string) podtoken.Token {
+	t.Helper()
 	set, err := podtoken.Read(map[string]string{
-		podtoken.KeyTokens: issuer.Tokens(map[string]string{audience: issuer.New().Token(thePod(), audience, time.Hour)}),
+		podtoken.KeyTokens: issuer.Tokens(map[string]string{audience: issuer.New().Token(pod, audience, time.Hour)}),
 	}, nil)
 	if err != nil {
 		t.Fatal(err)

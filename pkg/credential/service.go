@@ -10,9 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
@@ -22,18 +20,15 @@ const (
 	requestTime = 10 * time.Second
 	// maxAnswer is the size in bytes of the largest answer.
 	maxAnswer = 1 << 20
-	// maxAtOnce is how many requests to one service run at a time.
-	maxAtOnce = 8
-	// maxSaid bounds what of a service's error goes into ours, in bytes.
-	maxSaid = 300
 )
 
 // service is a server that is asked over HTTP.
 type service struct {
 	source  string // its name, for errors
+	host    string // its address, with its port
 	client  *http.Client
 	circuit *circuit
-	slots   chan struct{}
+	slots   slots
 	timeout time.Duration
 }
 
@@ -51,14 +46,13 @@ func newService(source string, address *url.URL, ca *x509.CertPool) *service {
 		ForceAttemptHTTP2:     true,
 	}
 	return &service{
-		source: source,
+		source: source, host: address.Host,
 		client: &http.Client{
 			Transport: fenced{scheme: address.Scheme, host: address.Host, next: transport},
 			// The answer to a request that has a token in it is the last one.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		circuit: &circuit{now: time.Now},
-		slots:   make(chan struct{}, maxAtOnce),
 		timeout: requestTime,
 	}
 }
@@ -103,19 +97,17 @@ func (l *limited) Read(p []byte) (int, error) {
 
 func (l *limited) Close() error { return l.body.Close() }
 
-// ask makes one request, if the circuit lets it. request returns an error with a
-// sentinel if the service answered, even if it refused; any other error means that it
-// did not, and so does ErrUnavailable without errAnswered: what one pod asks for must
-// not open the circuit for others.
-func (s *service) ask(ctx context.Context, doing string, request func(ctx context.Context) error) error {
+// ask makes one request for a tenant, if the circuit lets it. request returns an error
+// with a sentinel if the service answered, even if it refused; any other error means
+// that it did not, and so does ErrUnavailable without errAnswered: what one pod asks for
+// must not open the circuit for others.
+func (s *service) ask(ctx context.Context, tenant, doing string, request func(ctx context.Context) error) error {
 	fail := func(err error) error { return fmt.Errorf("source %s: %s: %w", s.source, doing, err) }
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return fail(fmt.Errorf("%w: too many requests at once: %w", volume.ErrUnavailable, ctx.Err()))
+	if err := s.slots.enter(ctx, tenant); err != nil {
+		return fail(fmt.Errorf("%w: too many requests at once: %w", volume.ErrUnavailable, err))
 	}
-	if err := s.circuit.enter(); err != nil {
+	defer s.slots.leave(tenant)
+	if err := s.circuit.enter(tenant); err != nil {
 		return fail(err)
 	}
 	begin := s.circuit.now()
@@ -125,7 +117,7 @@ func (s *service) ask(ctx context.Context, doing string, request func(ctx contex
 	answered := err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
 		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated) ||
 		errors.Is(err, errAnswered) || errors.Is(err, errTooLarge)
-	s.circuit.leave(answered, ctx.Err() != nil || s.circuit.answeredSince(begin))
+	s.circuit.leave(tenant, answered, ctx.Err() != nil || s.circuit.answeredSince(begin))
 	if err == nil {
 		return nil
 	}
@@ -142,21 +134,6 @@ func plain(err error) error {
 		return u.Err
 	}
 	return err
-}
-
-// said is what a service calls its error, made fit to be shown: one line of limited
-// length, without the secrets that were in the request.
-func said(text string, secrets ...string) string {
-	for _, s := range secrets {
-		if s != "" {
-			text = strings.ReplaceAll(text, s, "***")
-		}
-	}
-	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-	if len(text) > maxSaid {
-		text = strings.ToValidUTF8(text[:maxSaid], "") + "..."
-	}
-	return text
 }
 
 // errAnswered marks an ErrUnavailable that says something of one request, and not that

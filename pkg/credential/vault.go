@@ -271,11 +271,12 @@ func firstOf(values ...string) string {
 	return ""
 }
 
-// call makes a request to Vault and turns its errors into ours. hide are secrets of
-// the request that an error might quote.
-func (v *vault) call(ctx context.Context, doing string, hide []string, request func(ctx context.Context) (*api.Secret, error)) (*api.Secret, error) {
+// call makes a request to Vault and turns its errors into ours. hide is the secret of
+// the request, which an error might quote.
+func (s *vaultSession) call(ctx context.Context, doing, hide string, request func(ctx context.Context) (*api.Secret, error)) (*api.Secret, error) {
+	said := func(text string) string { return said(text, s.vault.service.shown(doing), hide) }
 	var answer *api.Secret
-	err := v.service.ask(ctx, doing, func(ctx context.Context) error {
+	err := s.vault.service.ask(ctx, s.tenant, doing, func(ctx context.Context) error {
 		got, err := request(ctx)
 		answer = got
 		var refused *api.ResponseError
@@ -287,11 +288,11 @@ func (v *vault) call(ctx context.Context, doing string, hide []string, request f
 			if refused.RawError || refused.Errors == nil {
 				return stranger(refused.StatusCode)
 			}
-			return refusal(refused.StatusCode, said(strings.Join(refused.Errors, "; "), hide...))
+			return refusal(refused.StatusCode, said(strings.Join(refused.Errors, "; ")))
 		case errors.Is(err, errTooLarge):
 			return fmt.Errorf("%w: %w", volume.ErrUnavailable, errTooLarge)
 		case isNetwork(err):
-			return fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error(), hide...))
+			return fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error()))
 		}
 		// The decoder may quote the answer.
 		return fmt.Errorf("%w: its answer is not that of a Vault server", volume.ErrUnavailable)

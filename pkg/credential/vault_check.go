@@ -15,6 +15,7 @@ import (
 // allows everybody, and so finds a policy that was changed without making a new
 // certificate or login each time.
 func (s *vaultSession) Check(ctx context.Context, token podtoken.Token, reads []Read) error {
+	s.tenant = token.Claims.Namespace
 	if s.now().Before(s.muted) {
 		return nil
 	}
@@ -61,7 +62,7 @@ func (s *vaultSession) Check(ctx context.Context, token podtoken.Token, reads []
 
 func (s *vaultSession) capabilities(ctx context.Context, paths []string) (*api.Secret, error) {
 	l := s.current
-	return s.vault.call(ctx, "ask what the pod may do", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
+	return s.call(ctx, "ask what the pod may do", l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
 		return l.client.Logical().WriteWithContext(ctx, "sys/capabilities-self", map[string]any{"paths": paths})
 	})
 }

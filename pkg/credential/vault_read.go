@@ -17,7 +17,7 @@ import (
 func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (Credential, error) {
 	doing := "read " + p.path
 	begin := s.now()
-	answer, err := s.vault.call(ctx, doing, []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
+	answer, err := s.call(ctx, doing, l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
 		if !p.write {
 			return readLogical(ctx, l.client, p.path)
 		}

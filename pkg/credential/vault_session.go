@@ -31,8 +31,10 @@ const (
 
 // vaultSession is a Session: a login, and those before it that leases still hang on.
 type vaultSession struct {
-	vault   *vault
-	role    string
+	vault *vault
+	role  string
+	// tenant is the namespace of the pod, which its token says at the first read.
+	tenant  string
 	current *login
 	older   []*login
 	now     func() time.Time
@@ -57,6 +59,7 @@ func (l *login) alive(now time.Time) bool {
 
 // Read implements Session.
 func (s *vaultSession) Read(ctx context.Context, token podtoken.Token, read Read) (Credential, error) {
+	s.tenant = token.Claims.Namespace
 	p, err := s.vault.place(read)
 	if err != nil {
 		return Credential{}, s.vault.invalid(err)
@@ -120,7 +123,7 @@ func (s *vaultSession) logIn(ctx context.Context, token podtoken.Token) error {
 	}
 	jwt := token.Text.Reveal()
 	doing := fmt.Sprintf("log in at %s as role %s", s.vault.loginPath(), s.role)
-	answer, err := s.vault.call(ctx, doing, []string{jwt}, func(ctx context.Context) (*api.Secret, error) {
+	answer, err := s.call(ctx, doing, jwt, func(ctx context.Context) (*api.Secret, error) {
 		return client.Logical().WriteWithContext(ctx, s.vault.loginPath(), map[string]any{"role": s.role, "jwt": jwt})
 	})
 	if errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition) {
@@ -203,7 +206,7 @@ func (s *vaultSession) Renew(ctx context.Context, c Credential) (Credential, boo
 	if !l.alive(now) {
 		return c, false
 	}
-	answer, err := s.vault.call(ctx, "renew a lease", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
+	answer, err := s.call(ctx, "renew a lease", l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
 		return l.client.Sys().RenewWithContext(ctx, c.lease.id, int(c.lease.life/time.Second))
 	})
 	if err != nil || answer == nil {
@@ -220,7 +223,7 @@ func (s *vaultSession) Renew(ctx context.Context, c Credential) (Credential, boo
 
 func (s *vaultSession) renewLogin(ctx context.Context, l *login, life time.Duration) {
 	now := s.now()
-	answer, err := s.vault.call(ctx, "renew the login", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
+	answer, err := s.call(ctx, "renew the login", l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
 		return l.client.Auth().Token().RenewSelfWithContext(ctx, int(life/time.Second))
 	})
 	if err != nil || answer == nil || answer.Auth == nil {
@@ -250,7 +253,7 @@ func (s *vaultSession) Close(ctx context.Context) error {
 }
 
 func (s *vaultSession) revoke(ctx context.Context, l *login) error {
-	_, err := s.vault.call(ctx, "revoke a login", []string{l.token.Reveal()}, func(ctx context.Context) (*api.Secret, error) {
+	_, err := s.call(ctx, "revoke a login", l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
 		return nil, l.client.Auth().Token().RevokeSelfWithContext(ctx, "")
 	})
 	// One that Vault does not know any more is ended.
