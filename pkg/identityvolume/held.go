@@ -202,23 +202,25 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// unknownLife is the life of what does not say when it ends, and is read anew so often
-// in case it does.
-const unknownLife = 90 * time.Minute
+// unknownAgain is how often is read anew what does not say when it ends, in case it
+// does.
+const unknownAgain = time.Hour
 
 // dueAt is when a credential is to be replaced: after two thirds of its life, a little
 // earlier or later for each. ok is false for one that is read at each look instead.
 func dueAt(c credential.Credential) (at time.Time, ok bool) {
-	life := c.Life()
+	after := c.Life() * 2 / 3
 	if c.Expires.IsZero() {
 		if c.Static {
 			return time.Time{}, false
 		}
-		life = unknownLife
+		if after = c.Again; after == 0 {
+			after = unknownAgain
+		}
 	}
 	// By the clock of its own: the same each time it is asked.
-	spread := time.Duration(c.Issued.Nanosecond()%100) * life / 1000
-	return c.Issued.Add(life*2/3 - spread), true
+	spread := time.Duration(c.Issued.Nanosecond()%100) * after / 667
+	return c.Issued.Add(after - spread), true
 }
 
 // end is when the first of the files ends to be valid; zero if none does.

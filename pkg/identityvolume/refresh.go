@@ -42,8 +42,10 @@ func (h *held) turn(ctx context.Context) {
 }
 
 // refresh reads what is to be read, and if all of it came, makes the files of it. If
-// not all of it came, what the files are made of is kept alive all the same.
-func (h *held) refresh(ctx context.Context, token podtoken.Token) error {
+// not all of it came, what the files are made of is kept alive all the same. Its error
+// has nothing secret.
+func (h *held) refresh(ctx context.Context, token podtoken.Token) (err error) {
+	defer func() { err = h.hide(err) }()
 	h.looked = h.now()
 	if h.orphaned != nil {
 		return h.orphaned

@@ -150,7 +150,7 @@ func (s *Server) closeSession(h *held) {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 		defer cancel()
 		if err := h.session.Close(ctx); err != nil {
-			h.notice(RevokeFailed, fmt.Sprintf("end what volume %s had: %s; it ends by itself at its expiry", h.id, err))
+			h.notice(RevokeFailed, fmt.Sprintf("end what volume %s had: %s; it ends by itself at its expiry", h.id, h.hide(err)))
 		}
 	})
 }
