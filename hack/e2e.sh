@@ -13,6 +13,12 @@ if [ ! -e /var/lib/holdfast-cluster ]; then
   # On a machine that up refuses, down does nothing.
   trap 'bin/tools/cluster down >&2' EXIT
 fi
+# Before there are tests whose time counts. Those that are chosen build it themselves,
+# if they need it.
+if [ -z "${E2E_ARGS:-}" ] && ! bin/tools/cluster vault >&2; then
+  echo "summary: exit 1"
+  exit 1
+fi
 if ! bin/tools/cluster up >&2; then
   echo "summary: exit 1"
   exit 1

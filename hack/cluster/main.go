@@ -2,9 +2,9 @@
 // test/cluster, for `make cluster`, `make cluster-down` and `make e2e`.
 //
 // up may be repeated: it starts what does not run and brings the driver of this
-// tree onto the cluster. build builds what up needs, and no more. down removes every
-// trace in whatever state things are. It refuses a machine that is a node of another
-// cluster.
+// tree onto the cluster. build builds what up needs, and no more. vault builds the Vault
+// that tests start, and prints its path. down removes every trace in whatever state
+// things are. It refuses a machine that is a node of another cluster.
 package main
 
 import (
@@ -43,6 +43,12 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	case "build":
 		return cluster.Build(ctx, os.Stdout)
+	case "vault":
+		program, err := cluster.BuildVault(ctx, os.Stderr)
+		if err == nil {
+			fmt.Println(program)
+		}
+		return err
 	case "down":
 		return cluster.Down(ctx)
 	case "status":
@@ -52,7 +58,7 @@ func run(ctx context.Context, args []string) error {
 		fmt.Println("running")
 		return nil
 	}
-	return fmt.Errorf("usage: cluster build|up|down|status")
+	return fmt.Errorf("usage: cluster build|vault|up|down|status")
 }
 
 // next says what to do with the cluster.
