@@ -11,6 +11,8 @@
 // began. When it ends, the scene removes everything and demands that nothing is
 // left on the node: no volume or snapshot in a pool, no loop device, no mount.
 //
+// Credentials come from a real Vault, which package cluster builds and the tests start.
+//
 // Tests that call t.Parallel run together, after those that do not. A test that
 // disturbs others (it kills the driver, stops kubelet, fills a pool, measures
 // time) simply does not call it.

@@ -77,8 +77,9 @@ func (s *scene) marked(document string) string {
 }
 
 // script runs a script of a shell in the scene's namespace, and demands that every
-// command of it succeeds. It returns what they say.
-func (s *scene) script(text string) string {
+// command of it succeeds. It returns what they say. environment is what the guide tells
+// its reader to have, as NAME=value.
+func (s *scene) script(text string, environment ...string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Minute)
 	defer cancel()
@@ -87,6 +88,7 @@ func (s *scene) script(text string) string {
 	shell := exec.CommandContext(ctx, "bash", "-euxo", "pipefail", "-c", text)
 	shell.Dir = tree
 	shell.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "KUBECONFIG="+s.ownKubeconfig())
+	shell.Env = append(shell.Env, environment...)
 	var out, trace bytes.Buffer
 	shell.Stdout, shell.Stderr = &out, &trace
 	if err := shell.Run(); err != nil {

@@ -2,21 +2,25 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
+	"github.com/holdfast-csi/holdfast/pkg/mount"
 	"github.com/holdfast-csi/holdfast/test/cluster"
-	"github.com/holdfast-csi/holdfast/test/fakevault"
 )
 
 const (
@@ -26,186 +30,253 @@ const (
 	identitySources  = "holdfast-identity-sources"
 	credentialsDir   = "/credentials"
 
-	// republished is what kubelet takes between two calls for one volume, at most, and
-	// some more for a machine that is busy.
-	republished = 2 * time.Minute
+	// period is the longest time between two calls of kubelet's for one volume.
+	period = 90 * time.Second
+	// busy is what a machine with two cores may be late.
+	busy = 30 * time.Second
 )
 
-// TestCredentialsFollowTheIdentityOfThePod runs pods with identity volumes: kubelet,
-// its tokens and its calls are real, and so is the API server that is asked about the
-// tokens. What hands out the credentials is a small server in the test, which can be
-// made to refuse and to be away.
+// identityScene is the scene of all tests of identity volumes: there is one driver of
+// them in a cluster, and one file of sources.
+type identityScene struct {
+	*scene
+	vault   *vaultServer // which is always there
+	stops   *vaultServer // which is stopped and goes on
+	shuts   *gate        // in front of vault; it is shut and opened
+	holds   *gate        // in front of vault; it holds answers back
+	ofGuide *vaultServer // which the guide works with
+}
+
+// TestCredentialsFollowTheIdentityOfThePod runs pods with identity volumes. Nothing is
+// played: kubelet, its tokens and its calls, the API server that is asked about the
+// tokens, and Vault.
 func TestCredentialsFollowTheIdentityOfThePod(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
-	vault := s.startVault()
-	s.installIdentity(vault)
-	vault.Put("secret/data/shop", map[string]any{"password": "first"})
-	for _, name := range []string{"allowed", "refused"} {
-		_, err := s.kube.CoreV1().ServiceAccounts(s.ns).Create(s.ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-		s.must(err)
+	i := &identityScene{scene: newScene(t)}
+	program, err := cluster.BuildVault(i.ctx, os.Stderr)
+	i.must(err)
+	i.letVaultAsk()
+	i.vault, i.stops, i.ofGuide = i.startVault(program), i.startVault(program), i.startVault(program)
+	for _, v := range []*vaultServer{i.vault, i.stops} {
+		v.trustCluster(i.scene)
+		v.becomeAuthority(i.scene)
 	}
-	s.step("a pod of the service account that the role is bound to, and one of another")
-	s.create(s.withCredentials("refused", "refused", "keep"))
-	kept := s.run(s.withCredentials("kept", "allowed", "keep"))
-	fenced := s.run(s.withCredentials("fenced", "allowed", "fence"))
-	for _, p := range []*pod{kept, fenced} {
-		p.wantCredential("first")
-		if out := p.exec("sh", "-c", "stat -L -c '%a %u %g' "+credentialsDir+"/password; touch "+credentialsDir+"/x 2>&1 || true"); !strings.HasPrefix(out, "440 0 2000\n") || !strings.Contains(out, "Read-only") {
-			t.Errorf("in the pod: %s", out)
-		}
-	}
-	s.awaitEvent("refused", "FailedMount", "(?s)PermissionDenied.*log in at auth/kubernetes/login as role allowed.*is not allowed")
-	mounts := map[string]string{kept.name: kept.mountID(), fenced.name: fenced.mountID()}
-
-	s.step("the secret changes")
-	vault.Put("secret/data/shop", map[string]any{"password": "second"})
-	kept.awaitCredential("second", republished)
-	fenced.awaitCredential("second", republished)
-
-	s.step("Vault is away, and the driver is killed in the middle of a refresh")
-	asked := make(chan struct{}, 100)
-	vault.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
-		asked <- struct{}{}
-		select {
-		case <-r.Context().Done():
-		case <-time.After(5 * time.Second):
-		}
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return true
+	i.shuts, i.holds = i.newGate(i.vault), i.newGate(i.vault)
+	i.step("three Vaults run")
+	i.removeIdentityAfterwards()
+	t.Run("guide", i.theGuide)
+	i.installIdentity()
+	// All at once, in the place of one parallel test: they wait most of the time.
+	atOnce(t, map[string]func(*testing.T){
+		"accounts":    i.accounts,
+		"certificate": i.certificate,
+		"stopped":     i.stopped,
+		"refusing":    i.refusing,
+		"revoked":     i.revoked,
+		"fifty":       i.fifty,
 	})
-	vault.Put("secret/data/shop", map[string]any{"password": "third"})
-	select {
-	case <-asked:
-	case <-time.After(republished):
-		t.Fatal("the driver asked for nothing")
-	}
-	s.killIdentityDriver()
-	s.awaitEvent("kept", "CredentialRefreshFailed", "what is still valid is kept")
-	kept.wantCredential("second")
-	fenced.wantCredential("second")
-	s.step("Vault is back")
-	vault.Misbehave(nil)
-	back := time.Now()
-	kept.awaitCredential("third", republished)
-	fenced.awaitCredential("third", republished)
-	s.step("both files are refreshed %s after its return", time.Since(back).Round(time.Second))
-
-	s.step("the policy is revoked")
-	vault.Deny("secret/data/shop", true)
-	fenced.awaitCredential("", 2*republished)
-	s.awaitEvent("fenced", "CredentialFenced", "are emptied: the service has refused them")
-	s.awaitEvent("kept", "CredentialExpired", "are kept as they are")
-	kept.wantCredential("third")
-	s.step("and given back")
-	vault.Deny("secret/data/shop", false)
-	fenced.awaitCredential("third", republished)
-	for _, p := range []*pod{kept, fenced} {
-		if now := p.mountID(); now != mounts[p.name] {
-			t.Errorf("the mount of %s was %s and is %s", p.name, mounts[p.name], now)
-		}
-	}
-
-	s.step("the pods go")
-	s.must(s.kube.CoreV1().Pods(s.ns).DeleteCollection(s.ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
-	s.must(gone(s.ctx, aWhile, one(s.kube.CoreV1().Pods(s.ns), fenced.name), &corev1.Pod{}))
-	s.must(gone(s.ctx, aWhile, one(s.kube.CoreV1().Pods(s.ns), kept.name), &corev1.Pod{}))
+	// This one disturbs the others.
+	t.Run("killed", i.killed)
 }
 
-// startVault starts a server that believes who the API server believes, and gives the
-// role "allowed" to the service account of that name.
-func (s *scene) startVault() *fakevault.Server {
-	s.t.Helper()
-	vault, err := fakevault.NewAt(cluster.NodeIP + ":0")
-	s.must(err)
-	s.t.Cleanup(vault.Close)
-	vault.Verify = func(role, jwt string) string {
-		ctx, cancel := context.WithTimeout(s.ctx, time.Minute)
-		defer cancel()
-		review, err := s.kube.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
-			Spec: authenticationv1.TokenReviewSpec{Token: jwt, Audiences: []string{"vault"}},
-		}, metav1.CreateOptions{})
-		want := fmt.Sprintf("system:serviceaccount:%s:%s", s.ns, role)
-		switch {
-		case err != nil:
-			return err.Error()
-		case !review.Status.Authenticated || review.Status.User.Username != want:
-			return fmt.Sprintf("%q is not allowed", review.Status.User.Username)
-		}
-		return ""
+// atOnce runs tests at the same time.
+func atOnce(t *testing.T, tests map[string]func(*testing.T)) {
+	var all sync.WaitGroup
+	for name, test := range tests {
+		all.Go(func() { t.Run(name, test) })
 	}
-	return vault
+	all.Wait()
 }
 
-// installIdentity installs the driver of identity volumes, with this server as its
-// source, and takes it away at the end.
-func (s *scene) installIdentity(vault *fakevault.Server) {
-	s.t.Helper()
+// installIdentity installs the driver of identity volumes with its sources.
+func (i *identityScene) installIdentity() {
+	i.t.Helper()
 	overlay := filepath.Join(tree, identityOverlay)
-	_, err := s.cluster.Kubectl(s.ctx, "apply", "--server-side", "--force-conflicts", "-k", overlay)
-	s.must(err)
-	s.t.Cleanup(func() {
-		// Not the namespace, which others have too.
-		ctx, cancel := context.WithTimeout(context.Background(), aWhile)
-		defer cancel()
-		for _, what := range [][]string{{"-n", driverNamespace, "daemonset/holdfast-identity"}, {"csidriver/" + identityDriver}} {
-			if out, err := s.cluster.Kubectl(ctx, append([]string{"delete", "--ignore-not-found"}, what...)...); err != nil {
-				s.t.Errorf("%v\n%s", err, out)
-			}
-		}
-	})
-	sources := s.kube.CoreV1().ConfigMaps(driverNamespace)
-	config, err := sources.Get(s.ctx, identitySources, metav1.GetOptions{})
-	s.must(err)
-	config.Data["sources.yaml"] = fmt.Sprintf("sources: {vault: {vault: {address: %q, plaintext: true, audience: vault, auth: {method: kubernetes}}}}", vault.URL)
-	_, err = sources.Update(s.ctx, config, metav1.UpdateOptions{})
-	s.must(err)
-	_, err = s.cluster.Kubectl(s.ctx, "-n", driverNamespace, "rollout", "restart", "daemonset/holdfast-identity")
-	s.must(err)
-	_, err = s.cluster.Kubectl(s.ctx, "-n", driverNamespace, "rollout", "status", "--timeout=120s", "daemonset/holdfast-identity")
-	s.must(err)
-	await(s, aWhile, one(s.kube.AppsV1().DaemonSets(driverNamespace), "holdfast-identity"), "is ready",
+	_, err := i.cluster.Kubectl(i.ctx, "apply", "--server-side", "--force-conflicts", "-k", overlay)
+	i.must(err)
+	all := map[string]any{}
+	source := func(name, address, method string, v *vaultServer) {
+		all[name] = map[string]any{"vault": map[string]any{
+			"address": address, "ca": v.pem, "audience": "vault", "auth": map[string]any{"method": method},
+		}}
+	}
+	source("vault", i.ofGuide.address, "kubernetes", i.ofGuide) // as the guide calls it
+	source("asking", i.vault.address, "kubernetes", i.vault)
+	source("verifying", i.vault.address, "jwt", i.vault)
+	source("stops", i.stops.address, "kubernetes", i.stops)
+	source("shuts", i.shuts.url(), "kubernetes", i.vault)
+	source("holds", i.holds.url(), "kubernetes", i.vault)
+	text, err := yaml.Marshal(map[string]any{"sources": all})
+	i.must(err)
+	sources := i.kube.CoreV1().ConfigMaps(driverNamespace)
+	config, err := sources.Get(i.ctx, identitySources, metav1.GetOptions{})
+	i.must(err)
+	config.Data["sources.yaml"] = string(text)
+	_, err = sources.Update(i.ctx, config, metav1.UpdateOptions{})
+	i.must(err)
+	_, err = i.cluster.Kubectl(i.ctx, "-n", driverNamespace, "rollout", "restart", "daemonset/holdfast-identity")
+	i.must(err)
+	_, err = i.cluster.Kubectl(i.ctx, "-n", driverNamespace, "rollout", "status", "--timeout=120s", "daemonset/holdfast-identity")
+	i.must(err)
+	await(i.scene, aWhile, one(i.kube.AppsV1().DaemonSets(driverNamespace), "holdfast-identity"), "is ready",
 		func(d *appsv1.DaemonSet) bool { return d.Status.NumberReady == 1 })
 }
 
-// withCredentials is a pod of a service account with a password at credentialsDir.
-func (s *scene) withCredentials(name, account, onExpiry string) *corev1.Pod {
-	p := idle(name, "")
+// removeIdentityAfterwards takes the driver away at the end, and demands that no
+// credential is left on the node.
+func (i *identityScene) removeIdentityAfterwards() {
+	i.afterwards(func(late *scene) {
+		late.must(noCredentials(late.ctx, nil))
+		// Not the namespace, which others have too.
+		for _, what := range [][]string{{"-n", driverNamespace, "daemonset/holdfast-identity"}, {"csidriver/" + identityDriver}} {
+			if out, err := late.cluster.Kubectl(late.ctx, append([]string{"delete", "--ignore-not-found"}, what...)...); err != nil {
+				late.t.Errorf("%v\n%s", err, out)
+			}
+		}
+	})
+}
+
+// noCredentials waits until no identity volume is mounted, of any pod if none are
+// named by their UIDs.
+func noCredentials(ctx context.Context, uids []types.UID) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		mounts, err := mount.List()
+		if err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(mounts, func(m mount.Info) bool {
+			mine := uids == nil || slices.ContainsFunc(uids, func(uid types.UID) bool { return strings.Contains(m.Path, string(uid)) })
+			return m.Source != "holdfast-identity" || !mine
+		})
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d identity volumes are left, the first at %s: %w", len(left), left[0].Path, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// ask is what a pod asks for.
+type ask struct {
+	source  string
+	account string // "allowed" unless given
+	// onExpiry is keep unless given, credentials the password of the scene, and files
+	// that in a file.
+	onExpiry, credentials, files string
+}
+
+// withCredentials is a pod with an identity volume at credentialsDir.
+func (s *scene) withCredentials(name string, a ask, args ...string) *corev1.Pod {
+	p := working(name, "", args...)
 	group, readOnly := int64(2000), true
-	p.Spec.ServiceAccountName = account
+	attributes := map[string]string{
+		"source": a.source, "role": s.ns, "onExpiry": "keep",
+		"credentials": "app: {engine: kv, mount: secret, path: " + s.ns + "}", "files": "password: app.password",
+	}
+	for key, value := range map[string]string{"onExpiry": a.onExpiry, "credentials": a.credentials, "files": a.files} {
+		if value != "" {
+			attributes[key] = value
+		}
+	}
+	if p.Spec.ServiceAccountName = a.account; a.account == "" {
+		p.Spec.ServiceAccountName = "allowed"
+	}
 	p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
 	p.Spec.Volumes = []corev1.Volume{{Name: "credentials", VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{
-		Driver: identityDriver, ReadOnly: &readOnly, VolumeAttributes: map[string]string{
-			"source": "vault", "role": "allowed", "onExpiry": onExpiry,
-			"credentials": "app: {engine: kv, mount: secret, path: shop}", "files": "password: app.password",
-		},
+		Driver: identityDriver, ReadOnly: &readOnly, VolumeAttributes: attributes,
 	}}}}
 	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "credentials", MountPath: credentialsDir}}
 	return p
 }
 
-func (p *pod) credential() string { return p.exec("cat", credentialsDir+"/password") }
-
-func (p *pod) wantCredential(want string) {
-	p.s.t.Helper()
-	if got := p.credential(); got != want {
-		p.s.t.Errorf("pod %s has %q, want %q", p.name, got, want)
-	}
+// watching is one that reads its password all the time.
+func (s *scene) watching(name string, a ask) *corev1.Pod {
+	return s.withCredentials(name, a, "watch", credentialsDir+"/password")
 }
 
-func (p *pod) awaitCredential(want string, most time.Duration) {
+// pairing is one that uses a certificate all the time.
+func (s *scene) pairing(name, source, ttl string) *corev1.Pod {
+	return s.withCredentials(name, ask{
+		source:      source,
+		credentials: "web: {engine: pki, mount: pki, role: pod, with: {common_name: web.shop.svc, ttl: " + ttl + "}}",
+		files:       "{tls.crt: web.certificate_chain, tls.key: web.private_key, ca.crt: web.issuing_ca}",
+	}, "pairs", credentialsDir)
+}
+
+// sight is what a pod has seen of its credentials; see the command workload.
+type sight struct {
+	Looks      int           `json:"looks"`
+	Mount      string        `json:"mount"`
+	Contents   []string      `json:"contents"`
+	Serials    []string      `json:"serials"`
+	Ends       time.Time     `json:"ends"`
+	Left       time.Duration `json:"left"`
+	Again      int           `json:"again"`
+	Handshakes int           `json:"handshakes"`
+}
+
+// sight asks a pod that watches. It fails the test if the pod has ended, which it does
+// at the first thing that is not as it must be.
+func (p *pod) sight() sight {
 	p.s.t.Helper()
-	for end := time.Now().Add(most); p.credential() != want; time.Sleep(time.Second) {
-		if time.Now().After(end) {
-			p.s.t.Fatalf("pod %s has %q, and not %q after %s", p.name, p.credential(), want, most)
+	out, err := p.s.execute(p.name, mainContainer, workloadProgram, "progress")
+	if err != nil {
+		p.s.t.Fatalf("%v; it says:\n%s", err, p.log())
+	}
+	var now sight
+	p.s.must(json.Unmarshal([]byte(out), &now))
+	return now
+}
+
+// sees demands that all that a pod has ever read is this.
+func (p *pod) sees(contents ...string) sight {
+	p.s.t.Helper()
+	now := p.sight()
+	if !slices.Equal(now.Contents, contents) {
+		p.s.t.Errorf("pod %s has seen %q, want %q", p.name, now.Contents, contents)
+	}
+	return now
+}
+
+// awaitSight waits until ok says so, and returns how long that took.
+func (p *pod) awaitSight(most time.Duration, what string, ok func(sight) bool) time.Duration {
+	p.s.t.Helper()
+	for begin := time.Now(); ; time.Sleep(time.Second) {
+		now, took := p.sight(), time.Since(begin)
+		if ok(now) {
+			return took.Round(time.Second)
+		}
+		if took > most {
+			p.s.t.Fatalf("pod %s does not see %s for %s, but %+v", p.name, what, most, now)
 		}
 	}
 }
 
-// mountID is that of the mount that the pod sees.
-func (p *pod) mountID() string {
+// awaitPassword waits until the last thing that the pod has read is this.
+func (p *pod) awaitPassword(want string, most time.Duration) time.Duration {
 	p.s.t.Helper()
-	return p.exec("sh", "-c", "grep ' "+credentialsDir+" ' /proc/self/mountinfo")
+	return p.awaitSight(most, fmt.Sprintf("%q", want), func(now sight) bool {
+		return len(now.Contents) > 0 && now.Contents[len(now.Contents)-1] == want
+	})
+}
+
+// awaitSerials waits for the n-th certificate.
+func (p *pod) awaitSerials(n int, most time.Duration) time.Duration {
+	p.s.t.Helper()
+	return p.awaitSight(most, fmt.Sprintf("%d certificates", n), func(now sight) bool { return len(now.Serials) >= n })
+}
+
+// poke makes kubelet look at a pod at once, and call the drivers of its volumes, as it
+// does whenever a pod is changed.
+func (s *scene) poke(namespace, name string) error {
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"e2e.holdfast.test/poked":%q}}}`, time.Now().Format(time.RFC3339Nano))
+	_, err := s.kube.CoreV1().Pods(namespace).Patch(s.ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
 }
 
 // killIdentityDriver kills the driver's process, and waits until kubelet has started

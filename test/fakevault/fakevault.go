@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -70,22 +69,6 @@ func New(plain bool) *Server {
 		s.Server = httptest.NewTLSServer(s)
 	}
 	return s
-}
-
-// NewAt is a Server without TLS at an address of this machine.
-func NewAt(address string) (*Server, error) {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen for a fake Vault: %w", err)
-	}
-	s := newServer()
-	s.Server = httptest.NewUnstartedServer(s)
-	if err := s.Listener.Close(); err != nil {
-		return nil, err
-	}
-	s.Listener = listener
-	s.Start()
-	return s, nil
 }
 
 func newServer() *Server {

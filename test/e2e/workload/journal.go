@@ -108,7 +108,7 @@ func accept(l net.Listener, asked chan<- net.Conn) {
 }
 
 // answer closes conn. That the other side has gone away is its own affair.
-func answer(conn net.Conn, s state) error {
+func answer(conn net.Conn, s any) error {
 	defer conn.Close()
 	text, err := json.Marshal(s)
 	if err != nil {
@@ -126,7 +126,7 @@ func answer(conn net.Conn, s state) error {
 func progress(out io.Writer) error {
 	conn, err := net.DialTimeout("unix", address, 10*time.Second)
 	if err != nil {
-		return fmt.Errorf("ask the journal of this pod: %w", err)
+		return fmt.Errorf("ask what runs in this pod: %w", err)
 	}
 	defer conn.Close()
 	_, err = io.Copy(out, conn)

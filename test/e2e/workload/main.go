@@ -6,7 +6,10 @@
 //	workload write FILE SIZE SEED           write a pattern, synced
 //	workload verify FILE SIZE SEED          check it
 //	workload journal [-pause=20ms] DIR      append synced records to a new file in DIR until SIGTERM
-//	workload progress                       ask the journal of this pod how it does, in JSON
+//	workload watch FILE                     read it over and over, and through the descriptor of the beginning
+//	workload pairs DIR                      load and use the certificate and key of DIR, over and over
+//	workload await FILE TEXT                end as soon as the file has this text
+//	workload progress                       ask the journal, watch or pairs of this pod how it does, in JSON
 //	workload check DIR                      check every journal in DIR, print the records of each, in JSON
 //	workload space PATH                     the size in bytes of a device, or of the filesystem at a directory
 //
@@ -39,7 +42,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("say what to do: idle, write, verify, journal, progress, check or space")
+		return fmt.Errorf("say what to do: idle, write, verify, journal, watch, pairs, await, progress, check or space")
 	}
 	verb, args := args[0], args[1:]
 	switch {
@@ -54,6 +57,12 @@ func run(args []string) error {
 		return withPattern(args, workload.Verify)
 	case verb == "journal":
 		return journal(args)
+	case verb == "watch" && len(args) == 1:
+		return watch(args[0])
+	case verb == "pairs" && len(args) == 1:
+		return pairs(args[0])
+	case verb == "await" && len(args) == 2:
+		return await(args[0], args[1])
 	case verb == "progress" && len(args) == 0:
 		return progress(os.Stdout)
 	case verb == "check" && len(args) == 1:

@@ -1,0 +1,98 @@
+package e2e
+
+import (
+	"syscall"
+	"testing"
+	"time"
+)
+
+// outage is longer than two periods, whatever kubelet's pace.
+const outage = 250 * time.Second
+
+// stopped: Vault takes connections and answers nothing, for three periods. Its pods
+// have a password, and a certificate that is to be replaced meanwhile.
+func (i *identityScene) stopped(t *testing.T) {
+	s := newScene(t)
+	i.stops.grant(s, canRead(s)+canIssue)
+	i.stops.put(s, "first")
+	password, pairs := s.create(s.watching("password", ask{source: "stops"})), s.create(s.pairing("pairs", "stops", "6m"))
+	password.await("runs", running)
+	pairs.await("runs", running)
+	password.awaitPassword("first", aWhile)
+	pairs.awaitSerials(1, aWhile)
+
+	s.step("Vault is stopped")
+	s.must(i.stops.process.Signal(syscall.SIGSTOP))
+	i.endures(s, password, pairs)
+	s.awaitEvent("password", "CredentialRefreshFailed", "what is still valid is kept")
+	s.must(i.stops.process.Signal(syscall.SIGCONT))
+	i.stops.put(s, "second")
+	s.step("Vault goes on: the password is new after %s", password.awaitPassword("second", period))
+	s.step("and the certificate after %s more", pairs.awaitSerials(2, period))
+	s.awaitEvent("password", "CredentialRefreshed", "refreshed again")
+	password.sees("first", "second")
+	if now := pairs.sight(); now.Left < 10*time.Second {
+		t.Errorf("a certificate was used with %s left", now.Left)
+	}
+}
+
+// refusing: nobody listens where Vault was, for three periods.
+func (i *identityScene) refusing(t *testing.T) {
+	s := newScene(t)
+	i.vault.grant(s, canRead(s))
+	i.vault.put(s, "first")
+	// What is still valid is not for fence to take.
+	p := s.run(s.watching("password", ask{source: "shuts", onExpiry: "fence"}))
+	p.awaitPassword("first", aWhile)
+
+	s.step("nobody listens")
+	i.shuts.shut()
+	i.vault.put(s, "second")
+	i.endures(s, p)
+	s.awaitEvent("password", "CredentialRefreshFailed", "connection refused.*what is still valid is kept")
+	s.must(i.shuts.unlock())
+	s.step("Vault is back: the password is new after %s", p.awaitPassword("second", period))
+	p.sees("first", "second")
+}
+
+// endures demands that nothing changes for the pods as long as their Vault is away.
+// That the mount and an open file stay what they are they look at themselves.
+func (i *identityScene) endures(s *scene, pods ...*pod) {
+	s.t.Helper()
+	before := make([]sight, len(pods))
+	for n, p := range pods {
+		before[n] = p.sight()
+	}
+	for end := time.Now().Add(outage); time.Now().Before(end); time.Sleep(10 * time.Second) {
+		for n, p := range pods {
+			now := p.sight()
+			if len(now.Contents) != len(before[n].Contents) || len(now.Serials) != len(before[n].Serials) || now.Mount != before[n].Mount {
+				s.t.Fatalf("pod %s saw %+v, and sees %+v although Vault is away", p.name, before[n], now)
+			}
+		}
+	}
+}
+
+// revoked: a policy is taken away and given back.
+func (i *identityScene) revoked(t *testing.T) {
+	s := newScene(t)
+	i.vault.grant(s, canRead(s)+canIssue)
+	i.vault.put(s, "first")
+	kept := s.create(s.watching("kept", ask{source: "asking"}))
+	fenced := s.create(s.watching("fenced", ask{source: "asking", onExpiry: "fence"}))
+	for _, p := range []*pod{kept, fenced} {
+		p.await("runs", running)
+		p.awaitPassword("first", aWhile)
+	}
+	s.step("the policy allows nothing any more")
+	i.vault.policy(s, s.ns, "path \"secret/data/nothing\" { capabilities = [\"read\"] }\n")
+	s.step("fenced after %s", fenced.awaitPassword("", 2*period))
+	s.step("%s", s.awaitEvent("fenced", "CredentialFenced", "are emptied: the service has refused them").Message)
+	s.awaitEvent("kept", "CredentialExpired", "are kept as they are")
+	kept.sees("first")
+	s.step("it does again")
+	i.vault.policy(s, s.ns, canRead(s))
+	s.step("back after %s", fenced.awaitPassword("first", period))
+	fenced.sees("first", "", "first")
+	kept.sees("first")
+}
