@@ -24,6 +24,9 @@ import (
 // between leaves a stacked loop that no target shows: the next read-only publish
 // takes it, and unpublish and unstage sweep it.
 func (s *Server) publishBlock(ctx context.Context, p publication, dev *backend.Device) error {
+	if s.showsNodeAlready(p, dev) {
+		return nil
+	}
 	infos, err := mount.List()
 	if err != nil {
 		return err
