@@ -17,6 +17,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"regexp"
@@ -140,6 +141,25 @@ func (d Dir) Current() (s Set, ok bool) {
 	return s, ok && d.isDir(name)
 }
 
+// Emptied says whether the current set has files and all of them are empty.
+func (d Dir) Emptied() bool {
+	set, err := d.readLink(current)
+	if err != nil || !d.isDir(set) {
+		return false
+	}
+	names, err := namesIn(d.fd(), set, maxEntries)
+	if err != nil {
+		return false
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		if unix.Fstatat(d.fd(), set+"/"+name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > 0 {
+			return false
+		}
+	}
+	return len(names) > 0
+}
+
 // Holds says whether what readers see is exactly this: the names, the content and the
 // modes.
 func (d Dir) Holds(files []File, gid int) bool {
@@ -153,12 +173,10 @@ func (d Dir) Holds(files []File, gid int) bool {
 			return false
 		}
 	}
-	entries, err := d.entries()
-	if err != nil {
-		return false
-	}
 	// The links, ..data, and the directory of the set.
-	return len(entries) == len(files)+2
+	want := len(files) + 2
+	entries, err := namesIn(d.fd(), ".", want+1)
+	return err == nil && len(entries) == want
 }
 
 func (d Dir) holdsFile(path string, f File, gid int) bool {
@@ -177,42 +195,80 @@ func (d Dir) holdsFile(path string, f File, gid int) bool {
 	return (err == nil || n == len(content)) && secret.New(string(content)).Equal(f.Content)
 }
 
+// openBeneath opens what is in a directory. It waits for nobody: not for who writes to
+// a FIFO, and not for who has a lease on a file.
 func openBeneath(dir int, path string, flags uint64) (int, error) {
+	if flags&(unix.O_PATH|unix.O_DIRECTORY) == 0 {
+		flags |= unix.O_NONBLOCK | unix.O_NOCTTY
+	}
 	return unix.Openat2(dir, path, &unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC | unix.O_NOFOLLOW,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	})
 }
 
+// ErrLeft says that a set is the current one, and what was there before could not be
+// removed: somebody has made that so who can write to the directory.
+var ErrLeft = errors.New("the files are in place, but not all that was there before could be removed")
+
 // Write makes files the current set, with gid as the group of them and of the
-// directory. Before it has returned readers see the old set or the new one, and after
-// an error the old one, unless the error came from clearing away what was there before.
+// directory. Until it has returned readers see the old set or the new one. After
+// ErrLeft they see the new one, after any other error the old one.
 func (d Dir) Write(files []File, gid int, s Set) error {
 	if err := Check(files); err != nil {
 		return err
 	}
-	fail := func(err error) error { return fmt.Errorf("write %d files: %w", len(files), err) }
 	name, err := s.name()
 	if err != nil {
-		return fail(err)
+		return fmt.Errorf("write %d files: %w", len(files), err)
 	}
-	if err := d.writeSet(name, files, gid); err != nil {
-		return fail(errors.Join(err, d.remove(name)))
+	var made []string
+	if err = d.writeSet(name, files, gid); err == nil {
+		made, err = d.linkAll(files)
 	}
-	if err := d.link(name, current, next); err != nil {
-		return fail(errors.Join(err, d.remove(name)))
+	if err == nil {
+		err = d.link(name, current, next)
+	}
+	if err != nil {
+		return fmt.Errorf("write %d files: %w", len(files), errors.Join(err, d.remove(name), d.unlinkIdle(made)))
 	}
 	keep := map[string]bool{current: true, name: true}
 	for _, f := range files {
 		keep[f.Name] = true
+	}
+	if err := d.clear(keep); err != nil {
+		return fmt.Errorf("%w: %w", ErrLeft, err)
+	}
+	return nil
+}
+
+// linkAll makes the link of every file that has none, and returns whose it made. Those
+// of files that only the next set has lead nowhere until it is the current one.
+func (d Dir) linkAll(files []File) (made []string, err error) {
+	for _, f := range files {
 		if target, err := d.readLink(f.Name); err == nil && target == current+"/"+f.Name {
 			continue
 		}
 		if err := d.link(current+"/"+f.Name, f.Name, next); err != nil {
-			return fail(err)
+			return made, err
 		}
+		made = append(made, f.Name)
 	}
-	return d.clear(keep)
+	return made, nil
+}
+
+// unlinkIdle removes those links that lead nowhere.
+func (d Dir) unlinkIdle(names []string) error {
+	var errs []error
+	for _, name := range names {
+		fd, err := unix.Openat2(d.fd(), name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV})
+		if err == nil {
+			unix.Close(fd)
+			continue
+		}
+		errs = append(errs, d.remove(name))
+	}
+	return errors.Join(errs...)
 }
 
 // writeSet fills a directory that nobody sees yet.
@@ -270,128 +326,32 @@ func (d Dir) link(target, name, temporary string) error {
 
 // clear removes everything but what is kept.
 func (d Dir) clear(keep map[string]bool) error {
-	entries, err := d.entries()
+	entries, err := namesIn(d.fd(), ".", maxEntries)
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var first error
 	for _, name := range entries {
-		if !keep[name] {
-			errs = append(errs, d.remove(name))
+		if keep[name] {
+			continue
+		}
+		if err := d.remove(name); err != nil && first == nil {
+			first = err
 		}
 	}
-	return errors.Join(errs...)
+	return first
 }
 
-// Wipe overwrites every file with zeros and removes everything. Who still has a file
-// open sees the zeros.
-func (d Dir) Wipe() error {
-	entries, err := d.entries()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range entries {
-		errs = append(errs, d.overwrite(name, false), d.remove(name))
-	}
-	return errors.Join(errs...)
-}
-
-// Empty overwrites every file with zeros and makes it an empty one that everybody may
-// read, where it is. So it needs no space, and who still has a file open sees nothing
-// in it. Readers may see some files empty before others.
-func (d Dir) Empty() error {
-	entries, err := d.entries()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range entries {
-		errs = append(errs, d.overwrite(name, true))
-	}
-	return errors.Join(errs...)
-}
-
-// overwrite fills the files of a set, and a file, with zeros, and makes them empty.
-func (d Dir) overwrite(name string, empty bool) error {
-	paths := []string{name}
-	if d.isDir(name) {
-		names, err := namesIn(d.fd(), name)
-		if err != nil {
-			return err
-		}
-		paths = nil
-		for _, n := range names {
-			paths = append(paths, name+"/"+n)
-		}
-	}
-	for _, path := range paths {
-		if err := overwriteFile(d.fd(), path, empty); err != nil {
-			return fmt.Errorf("overwrite %s: %w", path, err)
-		}
-	}
-	return nil
-}
-
-func overwriteFile(dir int, path string, empty bool) error {
-	fd, err := openBeneath(dir, path, unix.O_RDONLY)
-	if err != nil {
-		return nil // a link, or gone
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return err
-	}
-	// Its owner may not write to it, and this process need not be above such things.
-	if err := unix.Fchmod(fd, 0o600); err != nil {
-		return err
-	}
-	writable, err := openBeneath(dir, path, unix.O_WRONLY)
-	if err != nil {
-		return err
-	}
-	file := os.NewFile(uintptr(writable), path)
-	_, err = file.WriteAt(make([]byte, st.Size), 0)
-	if empty {
-		err = errors.Join(err, file.Truncate(0), file.Chmod(0o444))
-	}
-	return errors.Join(err, file.Close())
-}
-
-// remove removes a file, a link, or a directory with the files in it. What is not there
-// is success.
-func (d Dir) remove(name string) error {
-	err := unix.Unlinkat(d.fd(), name, 0)
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
-		names, listErr := namesIn(d.fd(), name)
-		if listErr != nil {
-			return listErr
-		}
-		for _, n := range names {
-			if err := unix.Unlinkat(d.fd(), name+"/"+n, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("remove %s/%s: %w", name, n, err)
-			}
-		}
-		err = unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR)
-	}
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove %s: %w", name, err)
-	}
-	return nil
-}
-
-func (d Dir) entries() ([]string, error) { return namesIn(d.fd(), ".") }
-
-func namesIn(dir int, name string) ([]string, error) {
+// namesIn are the names in a directory, and no more than most of them.
+func namesIn(dir int, name string, most int) ([]string, error) {
 	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
-	names, err := file.Readdirnames(-1)
-	if err != nil {
+	names, err := file.Readdirnames(most)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("list %s: %w", name, err)
 	}
 	return names, nil
