@@ -32,11 +32,10 @@ type service struct {
 	timeout time.Duration
 }
 
-// newService is a service at an address, which no request leaves. ca are the
-// certificates of those who may vouch for it; nil means the system's.
+// newService is a service at an address, which no request leaves, by no proxy. ca are
+// the certificates of those who may vouch for it; nil means the system's.
 func newService(source string, address *url.URL, ca *x509.CertPool) *service {
 	transport := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		TLSClientConfig:       &tls.Config{RootCAs: ca, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   5 * time.Second,
