@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -33,19 +34,39 @@ const (
 // Kubernetes fixes by that name that kubelet passes tokens and calls again.
 const identityDriverName = "identity.csi.holdfast.dev"
 
+// checkIdentity refuses flags that mean something else, or nothing, in the mode for
+// identity volumes.
+func checkIdentity(o options, given func(flag string) bool) error {
+	if o.driverName == driverName && given("driver-name") {
+		return fmt.Errorf("%w: --driver-name=%s is that of --mode=%s: leave it out, or give the name of a CSIDriver object for identity volumes", volume.ErrInvalid, driverName, modeAll)
+	}
+	for _, name := range []string{"pool", "pool-size", "pool-filesystem", "host-reserve", "freeze-timeout", "overcommit", "trim-interval"} {
+		if given(name) {
+			return fmt.Errorf("%w: --mode=%s has no pools: leave --%s out", volume.ErrInvalid, modeIdentity, name)
+		}
+	}
+	return nil
+}
+
+// loadSources reads the sources of credentials.
+func loadSources(path string) (*credential.Sources, error) {
+	sources, err := credential.Load(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: it says which services pods may use, and is not there yet: in a cluster make the ConfigMap holdfast-identity-sources with sources.yaml in it, in the namespace of this pod (docs/guides/pod-identity.md); the driver starts by itself when it is there", err)
+	}
+	return sources, err
+}
+
 // serveIdentity serves identity volumes until ctx ends, then drains. Volumes stay
 // mounted, with the files that they have.
 func serveIdentity(ctx context.Context, o options, report *reporter) error {
-	if len(o.pools.dirs) > 0 {
-		return fmt.Errorf("%w: --mode=%s has no pools: leave --pool out", volume.ErrInvalid, modeIdentity)
-	}
 	if o.sources == "" {
 		return fmt.Errorf("%w: --mode=%s needs --identity-sources", volume.ErrInvalid, modeIdentity)
 	}
 	if o.driverName == driverName {
 		o.driverName = identityDriverName
 	}
-	sources, err := credential.Load(o.sources)
+	sources, err := loadSources(o.sources)
 	if err != nil {
 		return err
 	}
@@ -70,7 +91,7 @@ func serveIdentity(ctx context.Context, o options, report *reporter) error {
 	})
 	// From here on nothing is opened that is not root's, and no program is run.
 	if err := confine.Process(unix.CAP_SYS_ADMIN, unix.CAP_CHOWN); err != nil {
-		logger.Warn("the driver keeps rights that it does not need", "error", err.Error())
+		return fmt.Errorf("%w: give up the rights that --mode=%s does not need, without which it serves nobody: %w", volume.ErrPrecondition, modeIdentity, err)
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(identityvolume.NewCollector(volumes))

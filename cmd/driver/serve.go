@@ -48,6 +48,11 @@ func runServe(ctx context.Context, args []string, _ io.Writer) error {
 	if o.mode != modeAll && o.mode != modeIdentity {
 		return fmt.Errorf("%w: --mode=%s: this version has the modes %s and %s", volume.ErrInvalid, o.mode, modeAll, modeIdentity)
 	}
+	if o.mode == modeIdentity {
+		if err := checkIdentity(o, fs.Changed); err != nil {
+			return err
+		}
+	}
 	if o.nodeID == "" {
 		return fmt.Errorf("%w: --node-id is empty and the machine has no name", volume.ErrInvalid)
 	}
