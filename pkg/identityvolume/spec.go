@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/template"
 	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
@@ -86,7 +85,7 @@ type fileSpec struct {
 	mode fs.FileMode // 0: the default
 	// One of the two.
 	credential, field string
-	template          *template.Template
+	template          *fileTemplate
 }
 
 var credentialName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
@@ -121,7 +120,7 @@ func parseSpec(attributes map[string]string) (spec, error) {
 		return bad("%s: %q: want %s or %s", AttributeOnExpiry, attributes[AttributeOnExpiry], Keep, Fence)
 	}
 	if err := yaml.UnmarshalStrict([]byte(attributes[AttributeCredentials]), &s.reads); err != nil {
-		return bad("%s: %s", AttributeCredentials, oneLine(err))
+		return bad("%s: %s", AttributeCredentials, oneLine(err.Error()))
 	}
 	if len(s.reads) == 0 || len(s.reads) > maxCredentials {
 		return bad("%s: %d of them: want 1 to %d, as NAME: {...}", AttributeCredentials, len(s.reads), maxCredentials)
@@ -133,7 +132,7 @@ func parseSpec(attributes map[string]string) (spec, error) {
 	}
 	var files map[string]FileSpec
 	if err := yaml.UnmarshalStrict([]byte(attributes[AttributeFiles]), &files); err != nil {
-		return bad("%s: %s", AttributeFiles, oneLine(err))
+		return bad("%s: %s", AttributeFiles, oneLine(err.Error()))
 	}
 	if len(files) == 0 || len(files) > payload.MaxFiles {
 		return bad("%s: %d of them: want 1 to %d, as FILE: CREDENTIAL.FIELD", AttributeFiles, len(files), payload.MaxFiles)
@@ -221,5 +220,6 @@ func (s spec) list() []credential.Read {
 	return all
 }
 
-// oneLine is the text of an error of the YAML decoder.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// oneLine is a text without line breaks: that of the YAML decoder has some, and so has
+// one of several errors.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
