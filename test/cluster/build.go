@@ -34,8 +34,6 @@ type source struct {
 	dir string
 	// require are versions of modules that the programs need newer than the module says.
 	require map[string]string
-	// parts are modules of which some is left out: this one, or those that it requires.
-	parts []part
 }
 
 // programs are the sources of all that is not in Debian. The sidecars are of the
@@ -81,9 +79,6 @@ func (s source) goMod(theirs goMod) string {
 	for _, r := range theirs.Require {
 		required[r.Path] = true
 		fmt.Fprintf(&b, "require %s %s\n", r.Path, cmp.Or(s.require[r.Path], r.Version))
-	}
-	for _, p := range s.parts {
-		fmt.Fprintf(&b, "replace %s => %s\n", p.module, p.dir())
 	}
 	for _, r := range theirs.Replace {
 		if !required[r.Old.Path] {
@@ -161,9 +156,6 @@ func (s source) writeModule(ctx context.Context, work string) error {
 	}
 	var theirs goMod
 	if err := json.Unmarshal(out, &theirs); err != nil {
-		return err
-	}
-	if err := s.copyParts(ctx, theirs, work); err != nil {
 		return err
 	}
 	sums, err := os.ReadFile(filepath.Join(got.Dir, "go.sum"))
