@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,7 +79,7 @@ func copiesShareTheKey(s *site) {
 }
 
 // addsWhileFrozen adds a key to a frozen filesystem and removes it.
-func addsWhileFrozen(e *ext4) error {
+func addsWhileFrozen(e *ext4) (err error) {
 	root, err := e.Root()
 	if err != nil {
 		return err
@@ -87,7 +88,7 @@ func addsWhileFrozen(e *ext4) error {
 	if err := filesystem.Freeze(root); err != nil {
 		return err
 	}
-	defer filesystem.Thaw(root)
+	defer func() { err = errors.Join(err, filesystem.Thaw(root)) }()
 	id, err := AddKey(root, make([]byte, KeySize))
 	if err != nil {
 		return err
