@@ -107,10 +107,7 @@ func (h *charted) helm(ctx context.Context, values string, args ...string) (stri
 // apply runs helm install or upgrade with a chart, and with the values of the machine
 // and more, and waits until all is ready.
 func (h *charted) apply(ctx context.Context, verb, dir string, more map[string]any, flags ...string) (string, error) {
-	values := map[string]any{}
-	maps.Copy(values, h.values)
-	maps.Copy(values, more)
-	text, err := yaml.Marshal(values)
+	text, err := yaml.Marshal(merged(h.values, more))
 	if err != nil {
 		return "", err
 	}
@@ -119,6 +116,14 @@ func (h *charted) apply(ctx context.Context, verb, dir string, more map[string]a
 		args = append(args, "--create-namespace")
 	}
 	return h.helm(ctx, string(text), args...)
+}
+
+// merged are values, and others in their place.
+func merged(values, others map[string]any) map[string]any {
+	all := map[string]any{}
+	maps.Copy(all, values)
+	maps.Copy(all, others)
+	return all
 }
 
 // uninstall runs helm uninstall and waits until no pod of the driver is left.
@@ -134,6 +139,7 @@ func (h *charted) uninstall(ctx context.Context) error {
 // rolls back, uninstalls and installs again, while pods write to volumes of every kind.
 func TestTheChartFromInstallToUninstall(t *testing.T) {
 	h := withoutManifests(t)
+	h.values = merged(h.values, chartIdentity())
 	first, images := h.chart.Dir(), map[string]any{}
 	before, why := previousChart(t)
 	if before != "" {
@@ -159,6 +165,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	s.used("installed")
 	writers := s.writers()
 	kept := s.kept()
+	identified := s.identified()
 
 	s.undisturbed(writers, "helm upgrade", func() {
 		s.bring(h, "upgrade", map[string]any{"images": map[string]any{"driver": map[string]any{"tag": "v0.1.1-chart"}}})
@@ -167,6 +174,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 		t.Errorf("after the upgrade the driver is %s, want %s", image, newer)
 	}
 	s.used("upgraded")
+	identified.check()
 	t.Run("from the chart of an earlier commit", func(t *testing.T) {
 		if before == "" {
 			t.Skip(why)
@@ -181,12 +189,14 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 		t.Errorf("after the rollback the driver is still %s", image)
 	}
 	s.used("rolled back")
+	identified.check()
 
 	s.undisturbed(writers, "helm uninstall", func() {
 		s.must(h.uninstall(s.ctx))
 		s.uninstalled(kept)
 	})
 	s.uninstalled(kept)
+	identified.withoutDriver()
 
 	s.undisturbed(writers, "helm install after the uninstall", func() { s.bring(h, "install", nil) })
 	s.used("installed again")
@@ -196,6 +206,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	s.deleteSnapshot("kept")
 	s.refusesASecond(h)
 	s.leavesAnotherControllerAlone(h)
+	identified.back()
 	for _, w := range writers {
 		w.finish()
 	}
