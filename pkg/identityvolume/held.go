@@ -259,6 +259,9 @@ func (h *held) settle(err error) {
 	if first {
 		h.state.Failing = now
 	}
+	if errors.Is(err, payload.ErrLeft) {
+		h.state.Fenced, h.state.Credentials = false, validities(h.have)
+	}
 	h.mu.Unlock()
 	refused := (errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition)) && !errors.Is(err, errOwn)
 	news := first || refused == h.refused.IsZero()
@@ -267,7 +270,9 @@ func (h *held) settle(err error) {
 	} else if h.refused.IsZero() {
 		h.refused = now
 	}
-	if refused && h.refusedRead.IsZero() && !errors.Is(err, credential.ErrLogin) {
+	if errors.Is(err, credential.ErrLogin) {
+		h.refusedRead = time.Time{} // nobody was asked whether it may be read
+	} else if refused && h.refusedRead.IsZero() {
 		h.refusedRead = now
 	}
 	if news {

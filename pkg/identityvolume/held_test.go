@@ -51,7 +51,8 @@ type bench struct {
 	set     payload.Set
 	puts    int
 	notices []Reason
-	full    error // what put says
+	full    error // what put says, and does nothing
+	left    error // what put says that has worked
 }
 
 func newBench(t *testing.T) *bench {
@@ -73,10 +74,10 @@ func newBench(t *testing.T) *bench {
 				return b.full
 			}
 			b.on, b.set, b.puts = files, set, b.puts+1
-			return nil
+			return b.left
 		},
 		blank:  func() error { b.on = nil; return nil },
-		intact: func(files []payload.File) bool { return same(files, b.on) },
+		intact: func(files []payload.File) bool { return same(files, b.on) && b.left == nil },
 		notice: func(r Reason, _ string) { b.notices = append(b.notices, r) },
 		count:  func(string) {},
 		have:   map[string]credential.Credential{}, fresh: map[string]credential.Credential{},
@@ -229,6 +230,22 @@ func TestRefusalsTakeAwayAfterAWhile(t *testing.T) {
 	})
 }
 
+// TestOneRefusedReadMakesNoRefusedLoginCertain: what is refused from then on is the
+// login, for as long as it takes the API server to come back.
+func TestOneRefusedReadMakesNoRefusedLoginCertain(t *testing.T) {
+	b := newBench(t)
+	static := b.have["a"]
+	static.Static, static.Expires = true, time.Time{}
+	b.have["a"] = static
+	b.no["p/a"] = fmt.Errorf("%w: no", volume.ErrDenied)
+	b.pass(5 * time.Second)
+	b.no["p/a"] = fmt.Errorf("%w: %w: no", credential.ErrLogin, volume.ErrDenied)
+	b.pass(60 * time.Second)
+	b.wantFenced(false)
+	b.pass(60 * time.Second)
+	b.wantFenced(true)
+}
+
 func TestWhatDoesNotSayWhenItEndsIsReadAnew(t *testing.T) {
 	b := newBench(t)
 	for name, c := range b.have {
@@ -243,6 +260,45 @@ func TestWhatDoesNotSayWhenItEndsIsReadAnew(t *testing.T) {
 	b.pass(20 * time.Minute)
 	if b.reads != 4 {
 		t.Errorf("read %d times after an hour, want 4", b.reads)
+	}
+}
+
+// TestDamageIsMendedFromMemory: with the service away, and with nothing due.
+func TestDamageIsMendedFromMemory(t *testing.T) {
+	b := newBench(t)
+	for _, path := range []string{"p/a", "p/b"} {
+		b.no[path] = fmt.Errorf("%w: away", volume.ErrUnavailable)
+	}
+	want, end := b.on, b.set.Expires
+	b.on = nil
+	b.turn(t.Context())
+	if !same(b.on, want) || !b.set.Expires.Equal(end) {
+		t.Errorf("there are %d files that end at %s, want %d that end at %s", len(b.on), b.set.Expires, len(want), end)
+	}
+	if b.reads != 2 {
+		t.Errorf("%d reads for what was known", b.reads)
+	}
+	// What was emptied is emptied again.
+	b.renew = false
+	b.pass(2 * time.Hour)
+	b.wantFenced(true)
+	b.on = want
+	b.turn(t.Context())
+	b.wantFenced(true)
+}
+
+// TestWhatCannotBeClearedAwayMakesNothingNew has a put that leaves something behind each
+// time, as when a pod has made a file that cannot be removed.
+func TestWhatCannotBeClearedAwayMakesNothingNew(t *testing.T) {
+	b := newBench(t)
+	b.left = fmt.Errorf("%w: remove x", payload.ErrLeft)
+	b.pass(2 * time.Hour)
+	b.wantFenced(false)
+	if b.reads > 2 || b.state.Credentials["a"].Expires.Before(b.now) {
+		t.Errorf("%d reads, known is %v, it is %s", b.reads, b.state.Credentials, b.now)
+	}
+	if b.state.Failing.IsZero() || len(b.notices) != 1 {
+		t.Errorf("failing since %s, notices %q", b.state.Failing, b.notices)
 	}
 }
 

@@ -20,7 +20,7 @@ func (h *held) turn(ctx context.Context) {
 	token, polled := h.token, h.polled
 	h.mu.Unlock()
 	now := h.now()
-	due := h.failures > 0 && !now.Before(h.looked.Add(h.pace.firstRetry/2)) || h.files == nil || h.orphaned == nil && !h.intact(h.files)
+	due := h.failures > 0 && !now.Before(h.looked.Add(h.pace.firstRetry/2)) || h.files == nil || h.mend() != nil
 	for _, c := range h.have {
 		if at, ok := dueAt(c); ok && !now.Before(at) {
 			due = true
@@ -41,9 +41,22 @@ func (h *held) turn(ctx context.Context) {
 	h.expire()
 }
 
+// mend makes files that were damaged what they should be, which takes nobody's answer.
+func (h *held) mend() error {
+	if h.intact(h.files) {
+		return nil
+	}
+	end := h.end()
+	if err := h.put(h.files, payload.Set{Written: h.now(), Expires: end}); err != nil {
+		return err
+	}
+	h.written = second(end)
+	return nil
+}
+
 // refresh reads what is to be read, and if all of it came, makes the files of it. If
-// not all of it came, what the files are made of is kept alive all the same. Its error
-// has nothing secret.
+// not all of it came, what the files are made of is kept alive all the same. After
+// payload.ErrLeft the files are made. Its error has nothing secret.
 func (h *held) refresh(ctx context.Context, token podtoken.Token) (err error) {
 	defer func() { err = h.hide(err) }()
 	h.looked = h.now()
@@ -78,14 +91,16 @@ func (h *held) refresh(ctx context.Context, token podtoken.Token) (err error) {
 	if err != nil {
 		return errors.Join(err, h.extend())
 	}
+	var left error
 	if h.files == nil || !same(files, h.files) || h.written != second(endOf(all)) || !h.intact(files) {
-		if err := h.put(files, payload.Set{Written: h.now(), Expires: endOf(all)}); err != nil {
-			return errors.Join(err, h.extend())
+		left = h.put(files, payload.Set{Written: h.now(), Expires: endOf(all)})
+		if left != nil && !errors.Is(left, payload.ErrLeft) {
+			return errors.Join(left, h.extend())
 		}
 	}
 	h.have, h.files, h.before, h.written = all, files, time.Time{}, second(endOf(all))
 	h.fresh = map[string]credential.Credential{}
-	return nil
+	return left
 }
 
 // extend writes down that the files are valid for longer than was written with them.
