@@ -16,10 +16,16 @@ const (
 	Fenced Reason = "CredentialFenced"
 	// RevokeFailed: a lease of a volume that is gone could not be ended.
 	RevokeFailed Reason = "CredentialRevokeFailed"
+	// WipeFailed: files of a volume that is gone could not be overwritten.
+	WipeFailed Reason = "CredentialWipeFailed"
+	// Remounted: somebody had unmounted a volume.
+	Remounted Reason = "CredentialRemounted"
 )
 
 // Reasons are all reasons.
-func Reasons() []Reason { return []Reason{RefreshFailed, Refreshed, Expired, Fenced, RevokeFailed} }
+func Reasons() []Reason {
+	return []Reason{RefreshFailed, Refreshed, Expired, Fenced, RevokeFailed, WipeFailed, Remounted}
+}
 
 // Warning says whether something is wrong.
 func (r Reason) Warning() bool { return r != Refreshed }

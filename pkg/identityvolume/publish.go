@@ -35,30 +35,52 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolu
 	if err != nil {
 		return nil, err
 	}
-	published, err := s.isPublished(target)
+	end, err := s.take(target)
 	if err != nil {
 		return nil, err
 	}
+	defer end()
 	h := s.find(target)
+	published, err := s.isPublished(target)
 	switch {
-	case published && h != nil && h.orphaned == nil:
+	case err != nil && h == nil:
+		return nil, lookAgain(target, err)
+	case h != nil && h.orphaned == nil && (published || err != nil):
+		// What cannot be looked at now, or is hidden below another mount, is still what
+		// the pod has.
 		s.again(h, req)
+		err = nil
+	case err != nil:
+		err = nil // an orphan, of which no more can be learnt now
 	case published && h == nil && !s.whole(target):
 		// It was being unpublished, and its files are gone: nobody starts without.
 		err = s.publish(ctx, target, req, true)
 	case published:
 		err = s.adopt(target, h, req)
+	case h != nil:
+		err = s.remount(ctx, h, req)
 	default:
-		if h != nil {
-			// Somebody unmounted it.
-			s.drop(h)
-		}
 		err = s.publish(ctx, target, req, false)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+// lookAgain is the error for a target that cannot be looked at, and may be published:
+// one after which kubelet takes nothing away, unless something else is there.
+func lookAgain(target string, err error) error {
+	if errors.Is(err, volume.ErrExists) || errors.Is(err, volume.ErrInvalid) {
+		return err
+	}
+	return notFinal(fmt.Sprintf("look whether something is published at %s", target), err)
+}
+
+// notFinal hides what kind an error is of: it is volume.ErrUnavailable, after which
+// kubelet tries again and takes nothing away.
+func notFinal(doing string, err error) error {
+	return fmt.Errorf("%w: %s: %s", volume.ErrUnavailable, doing, err.Error())
 }
 
 func (s *Server) target(volumeID, path string) (string, error) {
@@ -120,7 +142,7 @@ func (s *Server) hold(r request) *held {
 		put:    func(files []payload.File, set payload.Set) error { return s.replace(r.target, files, r.gid, set) },
 		blank:  func() error { return s.blank(r.target) },
 		intact: func(files []payload.File) bool { return s.holds(r.target, files, r.gid) },
-		notice: func(reason Reason, text string) { s.notice(r.pod, reason, text) },
+		notice: func(reason Reason, text string) { s.notice(r.pod, reason, oneLine(text)) },
 		count:  func(outcome string) { s.count(r.spec.source, outcome) },
 		have:   map[string]credential.Credential{}, fresh: map[string]credential.Credential{},
 		state: State{Pod: r.pod, Source: r.spec.source},
@@ -138,13 +160,26 @@ func (h *held) open(source credential.Source, t podtoken.Token) {
 // has no files.
 func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublishVolumeRequest, mounted bool) error {
 	r, err := s.parse(target, req)
-	if err != nil {
-		return err
+	if err == nil && !mounted && !req.GetReadonly() {
+		err = fmt.Errorf("%w: a pod must not write to an identity volume: say readOnly: true in the pod, beside driver: under csi:", volume.ErrInvalid)
 	}
-	t, err := token(req, r.source)
-	if err != nil {
-		return fmt.Errorf("publish %s for pod %s: %w", r.id, r.pod, err)
+	var t podtoken.Token
+	if err == nil {
+		if t, err = token(req, r.source); err == nil {
+			err = s.fill(ctx, r, t, mounted)
+		}
+		if err != nil {
+			err = fmt.Errorf("publish %s for pod %s: %w", r.id, r.pod, err)
+		}
 	}
+	if err != nil && mounted {
+		return notFinal("the files of a volume that is mounted are gone", err)
+	}
+	return err
+}
+
+// fill reads everything, makes the files of it, and refreshes them from then on.
+func (s *Server) fill(ctx context.Context, r request, t podtoken.Token, mounted bool) error {
 	h := s.hold(r)
 	h.open(r.source, t)
 	later, intact := h.put, h.intact
@@ -152,17 +187,16 @@ func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublis
 		h.put = func(files []payload.File, set payload.Set) error { return s.mount(ctx, r.target, files, r.gid, set) }
 	}
 	h.intact = func([]payload.File) bool { return false }
-	err = h.refresh(ctx, t)
+	err := h.refresh(ctx, t)
 	h.put, h.intact = later, intact
-	if err == nil {
-		h.settle(nil)
-		err = s.start(h)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, payload.ErrLeft) {
 		s.closeSession(h)
-		return fmt.Errorf("publish %s for pod %s: %w", r.id, r.pod, err)
+		return err
 	}
-	return nil
+	h.settle(err)
+	// If this fails, what the files hold is not revoked: the driver after this one takes
+	// the volume over as it is, and its pod starts with it.
+	return s.start(h)
 }
 
 // again is a call for a volume that is published. It cannot fail: what is wrong with
@@ -212,30 +246,11 @@ func (s *Server) adopt(target string, orphan *held, req *csi.NodePublishVolumeRe
 		}
 		h.count = func(string) {}
 	}
+	h.state.Fenced = h.spec.policy == Fence && s.emptied(target)
 	if orphan != nil {
 		s.drop(orphan)
 		h.state.Fenced, h.state.Failing = orphan.state.Fenced, orphan.state.Failing
 	}
 	h.wake <- struct{}{}
 	return s.start(h)
-}
-
-// NodeUnpublishVolume overwrites the files, unmounts the volume, removes the target,
-// and ends what the volume has at its service. What is away does not hold it up.
-// Nothing there is success.
-func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
-	target, err := s.target(req.GetVolumeId(), req.GetTargetPath())
-	if err != nil {
-		return nil, err
-	}
-	if h := s.find(target); h != nil {
-		s.drop(h)
-	}
-	if err := s.wipe(target); err != nil && !errors.Is(err, volume.ErrNotFound) {
-		return nil, err
-	}
-	if err := s.cfg.Kubelet.RemoveTarget(ctx, target); err != nil {
-		return nil, err
-	}
-	return &csi.NodeUnpublishVolumeResponse{}, nil
 }

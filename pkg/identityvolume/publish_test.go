@@ -155,6 +155,7 @@ func TestTheFirstPublishIsStrict(t *testing.T) {
 		{"a group by name", func(_ *scene, r *csi.NodePublishVolumeRequest) {
 			r.VolumeCapability.GetMount().VolumeMountGroup = "wheel"
 		}, volume.ErrInvalid, "volume_mount_group"},
+		{"a volume that is not read-only", func(_ *scene, r *csi.NodePublishVolumeRequest) { r.Readonly = false }, volume.ErrInvalid, "readOnly: true"},
 		{"no id", func(_ *scene, r *csi.NodePublishVolumeRequest) { r.VolumeId = "" }, volume.ErrInvalid, "volume id"},
 		{"no target", func(_ *scene, r *csi.NodePublishVolumeRequest) { r.TargetPath = "" }, volume.ErrInvalid, "target path"},
 		{"a target outside", func(_ *scene, r *csi.NodePublishVolumeRequest) { r.TargetPath = "/etc/x" }, volume.ErrInvalid, "not below"},

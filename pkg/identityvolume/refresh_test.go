@@ -353,21 +353,10 @@ func TestDamageIsMended(t *testing.T) {
 	s := newScene(t)
 	pod := podNamed("web")
 	s.mustPublish(pod, passwordOnly())
-	tree, err := s.writer(s.target(pod))
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := tree.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := fmt.Sprintf("/proc/self/fd/%d/", root.Fd())
-	err = errors.Join(os.Remove(dir+"password"), os.WriteFile(dir+"password", []byte("of an intruder"), 0o644))
-	tree.Close()
-	root.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.away()
+	s.inside(s.target(pod), func(dir string) error {
+		return errors.Join(os.Remove(dir+"/password"), os.WriteFile(dir+"/password", []byte("of an intruder"), 0o644))
+	})
 	// Even with Vault away: what it should be is known.
 	s.eventually(pod, passwordOnly(), "the file is mended", func() bool { return s.file(pod, "password") == "first" })
 }

@@ -2,6 +2,7 @@ package identityvolume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -54,6 +55,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	volumes map[string]*held // by target
+	taken   map[string]bool  // targets that a call works on
 	counts  map[counted]uint64
 	stopped bool
 
@@ -65,7 +67,7 @@ type counted struct{ source, outcome string }
 
 // New is a Server for this machine. Volumes are refreshed until the end of Run.
 func New(c Config) *Server {
-	s := &Server{cfg: c, pace: defaultPace(), now: time.Now, volumes: map[string]*held{}, counts: map[counted]uint64{}}
+	s := &Server{cfg: c, pace: defaultPace(), now: time.Now, volumes: map[string]*held{}, taken: map[string]bool{}, counts: map[counted]uint64{}}
 	if p := c.Pace; p != nil {
 		s.pace = pace{poll: p.Poll, firstRetry: p.FirstRetry, maxRetry: p.MaxRetry, confirm: p.Confirm, confirmLogin: p.ConfirmLogin}
 	}
@@ -116,6 +118,22 @@ func (s *Server) find(target string) *held {
 	return s.volumes[target]
 }
 
+// take makes a target this call's until end. Who waits before a call knows paths by
+// their text, and kubelet's directory may have two spellings.
+func (s *Server) take(target string) (end func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[target] {
+		return nil, fmt.Errorf("%w: another call works on %s", volume.ErrBusy, target)
+	}
+	s.taken[target] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.taken, target)
+	}, nil
+}
+
 // start adds a volume and refreshes it from now on.
 func (s *Server) start(h *held) error {
 	ctx, stop := context.WithCancel(s.life)
@@ -146,11 +164,21 @@ func (s *Server) closeSession(h *held) {
 	if h.session == nil {
 		return
 	}
+	failed := func(err error) {
+		h.notice(RevokeFailed, fmt.Sprintf("end what volume %s had: %s; it ends by itself at its expiry", h.id, h.hide(err)))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		// Run may have ended already, and with it who would wait for this.
+		go failed(errors.New("the driver is stopping"))
+		return
+	}
 	s.closing.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 		defer cancel()
 		if err := h.session.Close(ctx); err != nil {
-			h.notice(RevokeFailed, fmt.Sprintf("end what volume %s had: %s; it ends by itself at its expiry", h.id, h.hide(err)))
+			failed(err)
 		}
 	})
 }

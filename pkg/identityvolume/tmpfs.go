@@ -195,17 +195,13 @@ func (s *Server) endAt(target string) time.Time {
 	return set.Expires
 }
 
-// wipe overwrites what is published at a target. Something that is not ours is left to
-// whoever mounted it: volume.ErrExists. Nothing there is success.
-func (s *Server) wipe(target string) error {
-	published, err := s.isPublished(target)
-	if err != nil || !published {
-		return err
-	}
-	tree, err := s.writer(target)
+// emptied says whether the files at a target are all empty, as an earlier driver may
+// have left them.
+func (s *Server) emptied(target string) bool {
+	root, err := s.look(target)
 	if err != nil {
-		return err
+		return false
 	}
-	defer tree.Close()
-	return within(tree, payload.Dir.Wipe)
+	defer root.Close()
+	return payload.In(root).Emptied()
 }

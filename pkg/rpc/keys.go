@@ -95,7 +95,7 @@ func idKey(kind volume.Kind, own, foreign domain, id string) []key {
 // pathKey knows a path by its text, and kubelet's directory may have two spellings.
 // That is enough: what two calls could do to one place of one volume is ruled out
 // by the volume's lock, and, since publish and unpublish share that, by the turns
-// that pkg/node takes in them. The path keeps two volumes from one place, which
+// that pkg/node takes in them, and pkg/identityvolume. The path keeps two volumes from one place, which
 // nobody asks for under two names at once: kubelet has one spelling of its own.
 func pathKey(path string) []key {
 	if path == "" {
