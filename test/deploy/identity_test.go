@@ -5,15 +5,52 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/holdfast-csi/holdfast/pkg/credential"
+	"github.com/holdfast-csi/holdfast/test/chart"
 )
 
-const identityOverlay = kustomize + "overlays/identity"
+const (
+	identityOverlay  = kustomize + "overlays/identity"
+	identitySources  = kustomize + "overlays/identity-sources"
+	identityMicrok8s = kustomize + "overlays/microk8s-identity"
+)
+
+// What the administrator wrote, an upgrade must not take back.
+func TestNoOverlayHasSourcesButTheOneToCopy(t *testing.T) {
+	for _, dir := range []string{identityOverlay, identityMicrok8s, singleNode, microk8s} {
+		for name, kind := range contents(t, dir) {
+			if kind == "ConfigMap" {
+				t.Errorf("kubectl apply -k %s writes %s", dir, name)
+			}
+		}
+	}
+	for _, v := range of[*appsv1.DaemonSet](render(t, identityOverlay))[0].Spec.Template.Spec.Volumes {
+		if v.Name == "sources" && (v.ConfigMap.Optional == nil || !*v.ConfigMap.Optional) {
+			t.Error("without sources the driver cannot say what is missing")
+		}
+	}
+}
+
+// Another directory of kubelet's is the same in every place, and nothing else changes.
+func TestTheOverlayOfMicroK8sChangesOneDirectory(t *testing.T) {
+	const directory = "/var/snap/microk8s/common/var/lib/kubelet"
+	want := byName(t, renderChart(t, chart.Options{Values: "kubeletDir: " + directory + "\nidentity: {enabled: true}\n"}))
+	for name, got := range byName(t, render(t, identityMicrok8s)) {
+		if set, ok := want[name].(*appsv1.DaemonSet); ok {
+			delete(set.Spec.Template.Annotations, "holdfast.dev/sources")
+		}
+		if diff := cmp.Diff(want[name], got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-chart +overlay):\n%s", name, diff)
+		}
+	}
+}
 
 func TestTheIdentityDriverHasNoRightButEvents(t *testing.T) {
 	for role, list := range rules(render(t, identityOverlay)) {
@@ -56,7 +93,7 @@ func TestTheIdentityDriverSeesNoPoolAndNoDevice(t *testing.T) {
 // For each audience in the sources kubelet is asked for tokens, and the API server's
 // own is never among them.
 func TestTheIdentityDriverAsksForTheTokensOfItsSources(t *testing.T) {
-	objects := render(t, identityOverlay)
+	objects := render(t, identitySources)
 	driver := of[*storagev1.CSIDriver](objects)[0]
 	var asked []string
 	for _, r := range driver.Spec.TokenRequests {

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/holdfast-csi/holdfast/pkg/mount"
@@ -108,11 +109,8 @@ func (i *identityScene) installIdentity() {
 	source("holds", i.holds.url(), "kubernetes", i.vault)
 	text, err := yaml.Marshal(map[string]any{"sources": all})
 	i.must(err)
-	sources := i.kube.CoreV1().ConfigMaps(driverNamespace)
-	config, err := sources.Get(i.ctx, identitySources, metav1.GetOptions{})
-	i.must(err)
-	config.Data["sources.yaml"] = string(text)
-	_, err = sources.Update(i.ctx, config, metav1.UpdateOptions{})
+	config := applycorev1.ConfigMap(identitySources, driverNamespace).WithData(map[string]string{"sources.yaml": string(text)})
+	_, err = i.kube.CoreV1().ConfigMaps(driverNamespace).Apply(i.ctx, config, metav1.ApplyOptions{FieldManager: "e2e", Force: true})
 	i.must(err)
 	_, err = i.cluster.Kubectl(i.ctx, "-n", driverNamespace, "rollout", "restart", "daemonset/holdfast-identity")
 	i.must(err)
