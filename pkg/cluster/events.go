@@ -12,8 +12,10 @@ import (
 
 const (
 	// maxRecords is how many different events are remembered: to be delivered, or
-	// to be counted when they happen again.
-	maxRecords = 128
+	// to be counted when they happen again. One service that is away makes one for each
+	// volume of a node that has its credentials from there, and a node may have five
+	// hundred.
+	maxRecords = 1024
 	// repeatAfter is how long the repetitions of an event are gathered before its
 	// count is raised.
 	repeatAfter = time.Minute
