@@ -54,8 +54,22 @@ app.ini: {template: "user = {{ .app.user }}\npassword = {{ .app.password | json 
 			t.Errorf("the mount is not %s: %v", option, info.Options)
 		}
 	}
-	if info.FSType != "tmpfs" || !slices.Contains(info.SuperOptions, "noswap") || !slices.Contains(info.SuperOptions, "size=4096k") {
+	if info.FSType != "tmpfs" || !slices.Contains(info.SuperOptions, "size=4096k") {
 		t.Errorf("the filesystem is %s with %v", info.FSType, info.SuperOptions)
+	}
+	if locked := slices.Contains(info.SuperOptions, "noswap"); locked == s.toldOfSwap.Load() {
+		t.Errorf("the filesystem may be swapped out: %v, and the administrator was told so: %v", !locked, s.toldOfSwap.Load())
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if (major > 6 || major == 6 && minor >= 3) && s.toldOfSwap.Load() {
+		t.Errorf("Linux %d.%d has noswap, and it was not used", major, minor)
 	}
 	if err := os.WriteFile(filepath.Join(s.target(pod), "password"), []byte("x"), 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("the pod can write: %v", err)
@@ -70,6 +84,23 @@ app.ini: {template: "user = {{ .app.user }}\npassword = {{ .app.password | json 
 	s.stop()
 	if s.vault.Logins() != 0 {
 		t.Errorf("%d logins are left", s.vault.Logins())
+	}
+}
+
+// TestAKernelWithoutNoswapIsServed names an option that no kernel has.
+func TestAKernelWithoutNoswapIsServed(t *testing.T) {
+	s := newScene(t)
+	s.noswap = "noswap-of-another-day"
+	for _, name := range []string{"web", "api"} {
+		pod := podNamed(name)
+		s.mustPublish(pod, passwordOnly())
+		s.wantFile(pod, "password", "first")
+		if info := s.at(pod); slices.Contains(info.SuperOptions, "noswap") || !slices.Contains(info.SuperOptions, "size=4096k") {
+			t.Errorf("the filesystem has %v", info.SuperOptions)
+		}
+	}
+	if !s.toldOfSwap.Load() {
+		t.Error("nobody was told")
 	}
 }
 

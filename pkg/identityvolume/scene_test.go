@@ -34,6 +34,8 @@ type scene struct {
 	issuer  *issuer.Issuer
 	kubelet string
 	stop    func()
+	// toldOfSwap says that the administrator was told that files may be swapped out.
+	toldOfSwap atomic.Bool
 	// ahead is by how much the service's clock is ahead of Vault's.
 	ahead atomic.Int64
 
@@ -99,7 +101,7 @@ sources:
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.Server = New(Config{NodeID: "node-1", Kubelet: root, Sources: sources, Pace: quick(), Notice: func(pod podtoken.Pod, reason Reason, text string) {
+	s.Server = New(Config{NodeID: "node-1", Kubelet: root, Sources: sources, Pace: quick(), Swappable: func() { s.toldOfSwap.Store(true) }, Notice: func(pod podtoken.Pod, reason Reason, text string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.notices = append(s.notices, fmt.Sprintf("%s %s: %s", pod, reason, text))

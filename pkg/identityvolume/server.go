@@ -59,6 +59,8 @@ type Server struct {
 	counts  map[counted]uint64
 	stopped bool
 
+	// noswap is the option of a tmpfs that is never swapped out.
+	noswap    string
 	swappable sync.Once
 }
 
@@ -67,7 +69,7 @@ type counted struct{ source, outcome string }
 
 // New is a Server for this machine. Volumes are refreshed until the end of Run.
 func New(c Config) *Server {
-	s := &Server{cfg: c, pace: defaultPace(), now: time.Now, volumes: map[string]*held{}, taken: map[string]bool{}, counts: map[counted]uint64{}}
+	s := &Server{cfg: c, pace: defaultPace(), now: time.Now, noswap: "noswap", volumes: map[string]*held{}, taken: map[string]bool{}, counts: map[counted]uint64{}}
 	if p := c.Pace; p != nil {
 		s.pace = pace{poll: p.Poll, firstRetry: p.FirstRetry, maxRetry: p.MaxRetry, confirm: p.Confirm, confirmLogin: p.ConfirmLogin}
 	}

@@ -92,7 +92,7 @@ func (s *Server) newTmpfs(ctx context.Context, gid int) (*mount.Tree, error) {
 		{Key: "mode", Value: "0751"}, {Key: "uid", Value: "0"}, {Key: "gid", Value: strconv.Itoa(gid)},
 	}}
 	locked := cfg
-	locked.Options = append([]mount.Option{{Key: "noswap"}}, cfg.Options...)
+	locked.Options = append([]mount.Option{{Key: s.noswap}}, cfg.Options...)
 	tree, err := mount.New(ctx, locked)
 	if errors.Is(err, unix.EINVAL) {
 		// The kernel does not know the option; if it is another one, this fails too.

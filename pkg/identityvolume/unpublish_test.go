@@ -79,7 +79,7 @@ func TestNothingThatAPodLeavesKeepsItsVolume(t *testing.T) {
 				if restarted {
 					s.start()
 				} else {
-					s.eventually(pod, passwordOnly(), "it is mended", func() bool { 
+					s.eventually(pod, passwordOnly(), "it is mended", func() bool {
 						st, err := os.Stat(s.target(pod) + "/password")
 						return err == nil && st.Mode().IsRegular() && !s.has(pod, "x", "a", "d")
 					})
