@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +28,44 @@ func (s *scene) away() {
 		fakevault.Refuse(w, http.StatusServiceUnavailable, "Vault is sealed")
 		return true
 	})
+}
+
+// hang makes Vault answer nothing at all, until goOn.
+func (s *scene) hang() (goOn func()) {
+	released := make(chan struct{})
+	goOn = sync.OnceFunc(func() {
+		s.vault.Misbehave(nil)
+		close(released)
+	})
+	s.t.Cleanup(goOn)
+	s.vault.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		select {
+		case <-released:
+		case <-r.Context().Done():
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	return goOn
+}
+
+// TestNoRepublishWaitsForVault: nobody is answered before all calls are.
+func TestNoRepublishWaitsForVault(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	s.mustPublish(pod, passwordOnly())
+	goOn := s.hang()
+	asked := s.vault.Count("secret/data/shop")
+	s.eventually(pod, passwordOnly(), "a request that nobody answers", func() bool { return s.vault.Count("secret/data/shop") > asked })
+	before := s.vault.Count("")
+	for range 100 {
+		s.mustPublish(pod, passwordOnly())
+	}
+	// Each is given up after ten seconds.
+	if n := s.vault.Count(""); n > before+5 {
+		t.Errorf("%d more requests were given up while calls were answered", n-before)
+	}
+	goOn()
 }
 
 func TestAChangeAppearsWithoutANewMount(t *testing.T) {
@@ -67,15 +104,9 @@ func TestWhileVaultIsAwayEverythingStays(t *testing.T) {
 	}
 	defer open.Close()
 	s.away()
-	var longest time.Duration
 	for range 100 {
-		begin := time.Now()
 		s.mustPublish(pod, with(passwordOnly(), AttributeOnExpiry, "fence"))
-		longest = max(longest, time.Since(begin))
 		time.Sleep(5 * time.Millisecond)
-	}
-	if longest > 200*time.Millisecond {
-		t.Errorf("a call took %s", longest)
 	}
 	s.wantFile(pod, "password", "first")
 	if after := s.at(pod); after.ID != before.ID {
@@ -239,6 +270,8 @@ func TestACertificateIsTakenAwayBeforeItsEnd(t *testing.T) {
 
 func TestARefusalForAMomentTakesNothingAway(t *testing.T) {
 	s := newScene(t)
+	// However long this machine takes to notice, by the clock of the service.
+	s.pace.confirm, s.pace.confirmLogin = time.Hour, time.Hour
 	pod := podNamed("web")
 	attributes := with(passwordOnly(), AttributeOnExpiry, "fence")
 	s.mustPublish(pod, attributes)
@@ -429,18 +462,10 @@ func TestFiftyPods(t *testing.T) {
 	}
 	group.Wait()
 	s.away()
-	var slow atomic.Int64
 	for range 5 {
 		for _, pod := range all {
-			begin := time.Now()
 			s.mustPublish(pod, passwordOnly())
-			if time.Since(begin) > 50*time.Millisecond {
-				slow.Add(1)
-			}
 		}
-	}
-	if slow.Load() > pods/2 {
-		t.Errorf("%d of %d calls took more than 50 ms", slow.Load(), 5*pods)
 	}
 	s.vault.Misbehave(nil)
 	s.vault.Put("secret/data/shop", map[string]any{"password": "second"})
