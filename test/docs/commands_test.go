@@ -28,7 +28,8 @@ func commandsOf(t *testing.T) map[string][]string {
 					continue
 				}
 				if _, word, ok := strings.Cut(line, "<<"); ok {
-					end = strings.Trim(word, "'\" ")
+					word, _, _ = strings.Cut(strings.TrimSpace(word), " ") // what reads its output may follow
+					end = strings.Trim(word, "'\"")
 				}
 				line, _, _ = strings.Cut(line, " # ")
 				if line != "" && !strings.HasPrefix(line, "#") {

@@ -16,20 +16,8 @@ import (
 // that nobody has touched yet. It leaves the driver installed.
 func (i *identityScene) theGuide(t *testing.T) {
 	s := newScene(t)
-	s.afterwards(func(late *scene) {
-		// Objects that the guide names, and no other test.
-		for _, err := range []error{
-			late.kube.CoreV1().Namespaces().Delete(late.ctx, "shop", metav1.DeleteOptions{}),
-			late.kube.RbacV1().ClusterRoleBindings().Delete(late.ctx, "vault-reviewer", metav1.DeleteOptions{}),
-			late.kube.RbacV1().ClusterRoleBindings().Delete(late.ctx, "issuer-keys", metav1.DeleteOptions{}),
-			late.kube.CoreV1().ServiceAccounts("kube-system").Delete(late.ctx, "vault-reviewer", metav1.DeleteOptions{}),
-		} {
-			if !apierrors.IsNotFound(err) {
-				late.must(err)
-			}
-		}
-		late.must(gone(late.ctx, aWhile, one(late.kube.CoreV1().Namespaces(), "shop"), &corev1.Namespace{}))
-	})
+	s.removeOfGuide() // what a test that was killed has left
+	s.afterwards((*scene).removeOfGuide)
 	// The reader waits for the change up to 90 seconds; kubelet is in more of a hurry
 	// here.
 	ctx, stop := context.WithCancel(s.ctx)
@@ -51,4 +39,22 @@ func (i *identityScene) theGuide(t *testing.T) {
 			t.Errorf("the commands do not say %s:\n%s", want, out)
 		}
 	}
+}
+
+// removeOfGuide removes the objects that the guide names beside the driver, and that no
+// other test has.
+func (s *scene) removeOfGuide() {
+	s.t.Helper()
+	for _, err := range []error{
+		s.kube.CoreV1().Namespaces().Delete(s.ctx, "shop", metav1.DeleteOptions{}),
+		s.kube.RbacV1().ClusterRoleBindings().Delete(s.ctx, "vault-reviewer", metav1.DeleteOptions{}),
+		s.kube.RbacV1().ClusterRoleBindings().Delete(s.ctx, "issuer-keys", metav1.DeleteOptions{}),
+		s.kube.CoreV1().ServiceAccounts("kube-system").Delete(s.ctx, "vault-reviewer", metav1.DeleteOptions{}),
+		s.kube.CoreV1().ConfigMaps(driverNamespace).Delete(s.ctx, identitySources, metav1.DeleteOptions{}),
+	} {
+		if !apierrors.IsNotFound(err) {
+			s.must(err)
+		}
+	}
+	s.must(gone(s.ctx, aWhile, one(s.kube.CoreV1().Namespaces(), "shop"), &corev1.Namespace{}))
 }

@@ -7,15 +7,15 @@ import (
 )
 
 // outage is longer than two periods, whatever kubelet's pace.
-const outage = 250 * time.Second
+const outage = 210 * time.Second
 
-// stopped: Vault takes connections and answers nothing, for three periods. Its pods
-// have a password, and a certificate that is to be replaced meanwhile.
+// stopped: Vault takes connections and answers nothing, for several periods. Its
+// pods have a password, and a certificate that is to be replaced meanwhile.
 func (i *identityScene) stopped(t *testing.T) {
 	s := newScene(t)
 	i.stops.grant(s, canRead(s)+canIssue)
 	i.stops.put(s, "first")
-	password, pairs := s.create(s.watching("password", ask{source: "stops"})), s.create(s.pairing("pairs", "stops", "6m"))
+	password, pairs := s.create(s.watching("password", ask{source: "stops"})), s.create(s.pairing("pairs", "stops", "330s"))
 	password.await("runs", running)
 	pairs.await("runs", running)
 	password.awaitPassword("first", aWhile)
@@ -36,7 +36,7 @@ func (i *identityScene) stopped(t *testing.T) {
 	}
 }
 
-// refusing: nobody listens where Vault was, for three periods.
+// refusing: nobody listens where Vault was, for several periods.
 func (i *identityScene) refusing(t *testing.T) {
 	s := newScene(t)
 	i.vault.grant(s, canRead(s))

@@ -126,7 +126,7 @@ func (i *identityScene) removeIdentityAfterwards() {
 	i.afterwards(func(late *scene) {
 		late.must(noCredentials(late.ctx, nil))
 		// Not the namespace, which others have too.
-		for _, what := range [][]string{{"-n", driverNamespace, "daemonset/holdfast-identity"}, {"csidriver/" + identityDriver}} {
+		for _, what := range [][]string{{"-n", driverNamespace, "daemonset/holdfast-identity", "configmap/" + identitySources}, {"csidriver/" + identityDriver}} {
 			if out, err := late.cluster.Kubectl(late.ctx, append([]string{"delete", "--ignore-not-found"}, what...)...); err != nil {
 				late.t.Errorf("%v\n%s", err, out)
 			}

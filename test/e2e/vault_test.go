@@ -32,7 +32,7 @@ import (
 )
 
 // reviewer is the service account with which a Vault asks the API server about tokens.
-const reviewer = "e2e-vault-reviewer"
+const reviewer = "vault-reviewer"
 
 // vaultServer is a real Vault: one process in development mode, with all that it has in
 // memory, and a certificate of an authority of its own.
@@ -172,7 +172,7 @@ func (v *vaultServer) trustCluster(s *scene) {
 		ca, err = os.ReadFile(s.config.CAFile)
 		s.must(err)
 	}
-	token, err := s.kube.CoreV1().ServiceAccounts(driverNamespace).CreateToken(s.ctx, reviewer, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	token, err := s.kube.CoreV1().ServiceAccounts(s.ns).CreateToken(s.ctx, reviewer, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	s.must(err)
 	v.run(s, "auth", "enable", "kubernetes")
 	v.run(s, "write", "auth/kubernetes/config", "kubernetes_host="+s.config.Host, "kubernetes_ca_cert="+string(ca), "token_reviewer_jwt="+token.Status.Token)
@@ -205,19 +205,18 @@ func (v *vaultServer) grant(s *scene, rules string) {
 		"bound_subject=system:serviceaccount:"+s.ns+":allowed", "policies="+s.ns, "ttl=20m")
 }
 
-// letVaultAsk gives the reviewer its right, and everybody that of seeing the keys with
-// which tokens are signed, until the test ends.
+// letVaultAsk makes a reviewer with its right, and gives everybody that of seeing the
+// keys with which tokens are signed, until the test ends.
 func (s *scene) letVaultAsk() {
 	s.t.Helper()
-	accounts, bindings := s.kube.CoreV1().ServiceAccounts(driverNamespace), s.kube.RbacV1().ClusterRoleBindings()
-	_, err := accounts.Create(s.ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: reviewer}}, metav1.CreateOptions{})
+	bindings := s.kube.RbacV1().ClusterRoleBindings()
+	_, err := s.kube.CoreV1().ServiceAccounts(s.ns).Create(s.ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: reviewer}}, metav1.CreateOptions{})
 	s.must(err)
 	s.afterwards(func(late *scene) {
-		late.must(accounts.Delete(late.ctx, reviewer, metav1.DeleteOptions{}))
 		late.must(bindings.DeleteCollection(late.ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: sceneLabel + "=" + s.ns}))
 	})
 	for role, subject := range map[string]rbacv1.Subject{
-		"system:auth-delegator":                   {Kind: rbacv1.ServiceAccountKind, Namespace: driverNamespace, Name: reviewer},
+		"system:auth-delegator":                   {Kind: rbacv1.ServiceAccountKind, Namespace: s.ns, Name: reviewer},
 		"system:service-account-issuer-discovery": {Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: "system:unauthenticated"},
 	} {
 		_, err := bindings.Create(s.ctx, &rbacv1.ClusterRoleBinding{
