@@ -68,12 +68,12 @@ func Read(secrets, volumeContext map[string]string) (Set, error) {
 	set := Set{byAudience: make(map[string]Token, len(byAudience)), bad: map[string]error{}}
 	for audience, t := range byAudience {
 		if len(t.Token) > maxToken {
-			_, set.bad[audience] = bad(fmt.Sprintf("the one for audience %q has %d bytes, the limit is %d", audience, len(t.Token), maxToken))
+			_, set.bad[audience] = bad(fmt.Sprintf("the one for audience %q has %d bytes, the limit is %d", short(audience), len(t.Token), maxToken))
 			continue
 		}
 		claims, err := parseClaims(t.Token)
 		if err != nil {
-			_, set.bad[audience] = bad(fmt.Sprintf("the one for audience %q %s", audience, err))
+			_, set.bad[audience] = bad(fmt.Sprintf("the one for audience %q %s", short(audience), err))
 			continue
 		}
 		set.byAudience[audience] = Token{Audience: audience, Text: secret.New(t.Token), Claims: claims}
@@ -94,7 +94,7 @@ func (s Set) For(audience string) (Token, error) {
 	if !ok {
 		have := "none at all"
 		if a := s.Audiences(); len(a) > 0 {
-			have = fmt.Sprintf("those for %q", a)
+			have = "those for " + short(fmt.Sprintf("%q", a))
 		}
 		return Token{}, fmt.Errorf("%w: kubelet passed no token for audience %q, but %s: add the audience to tokenRequests of the CSIDriver object",
 			volume.ErrUnauthenticated, audience, have)
@@ -117,7 +117,7 @@ func (t Token) Check(pod Pod, now time.Time) error {
 		return fmt.Errorf("%w: the token of pod %s for audience %q %s", volume.ErrUnauthenticated, pod, t.Audience, fmt.Sprintf(format, args...))
 	}
 	if !slices.Contains(c.Audiences, t.Audience) {
-		return bad("is for %q: kubelet or the API server is at fault", c.Audiences)
+		return bad("is for %s: kubelet or the API server is at fault", short(fmt.Sprintf("%q", c.Audiences)))
 	}
 	if c.Expires.IsZero() {
 		return bad("never expires: only tokens of the TokenRequest API are taken")
@@ -148,9 +148,9 @@ func (t Token) Check(pod Pod, now time.Time) error {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// short bounds what a claim may add to an error.
+// short bounds what a claim or an audience may add to an error.
 func short(s string) string {
-	const most = 128
+	const most = 256
 	if len(s) <= most {
 		return s
 	}

@@ -114,6 +114,7 @@ func TestATokenThatIsNotForThisPodNowIsRefused(t *testing.T) {
 		{"the API server's clock is 4 minutes ahead", func(c issuer.Claims) {
 			c["nbf"], c["iat"] = now.Add(4*time.Minute).Unix(), now.Add(4*time.Minute).Unix()
 		}, nil, ""},
+		{"long audiences", func(c issuer.Claims) { c["aud"] = []string{strings.Repeat("x", 3000), strings.Repeat("y", 3000)} }, volume.ErrUnauthenticated, `is for ["xxx`},
 		{"long claims", func(c issuer.Claims) { c["sub"] = strings.Repeat("x", 3000) }, volume.ErrUnauthenticated, "..."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -176,6 +177,29 @@ func TestATokenThatCannotBeReadHidesNoOther(t *testing.T) {
 	}
 	if _, err := set.For("cloud"); !errors.Is(err, volume.ErrUnauthenticated) || !strings.Contains(err.Error(), `"cloud" is no signed`) {
 		t.Errorf("the other one: %v", err)
+	}
+}
+
+func TestALongAudienceMakesNoLongError(t *testing.T) {
+	long := strings.Repeat("x", 10_000)
+	for name, tokens := range map[string]map[string]string{
+		"a good token": {long: issuer.New().Token(thePod(), long, time.Hour), "other": "none"},
+		"no token":     {long: "none"},
+		"a long token": {long: strings.Repeat("y", 20_000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set, err := podtoken.Read(map[string]string{podtoken.KeyTokens: issuer.Tokens(tokens)}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, audience := range []string{"vault", long} {
+				if _, err := set.For(audience); err != nil && len(err.Error()) > 1000 {
+					t.Errorf("an error of %d bytes: %.300s", len(err.Error()), err)
+				} else if err == nil && audience == "vault" {
+					t.Error("there is a token for vault")
+				}
+			}
+		})
 	}
 }
 
