@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"unique"
 )
 
 // Mark stands where a Text would be.
@@ -51,12 +52,20 @@ func (t Text) Equal(u Text) bool {
 	return subtle.ConstantTimeCompare([]byte(t.Reveal()), []byte(u.Reveal())) == 1
 }
 
-// Sum identifies a text without having it: the same for the same text.
-type Sum [sha256.Size]byte
+// Sum identifies a text without having it: two of them are == if the texts are the
+// same. The zero value is that of no text.
+type Sum struct {
+	// A handle is a pointer, for the same reason as that of Text. Not one to an array:
+	// fmt follows that when it does not know a verb.
+	value unique.Handle[string]
+}
 
-// Sum is the SHA-256 of the text. It is for comparison in memory: a text that can be
-// guessed can be found by its sum, so that, too, is shown to nobody.
-func (t Text) Sum() Sum { return sha256.Sum256([]byte(t.Reveal())) }
+// Sum is made of the SHA-256 of the text. It is for comparison in memory: a text that
+// can be guessed can be found by its SHA-256, so a Sum prints as Mark, like a Text.
+func (t Text) Sum() Sum {
+	sum := sha256.Sum256([]byte(t.Reveal()))
+	return Sum{unique.Make(string(sum[:]))}
+}
 
 // String implements fmt.Stringer.
 func (Text) String() string { return Mark }
@@ -81,3 +90,9 @@ func (Sum) GoString() string { return Mark }
 
 // Format shows nothing of the sum.
 func (Sum) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Mark) }
+
+// MarshalText shows nothing of the sum.
+func (Sum) MarshalText() ([]byte, error) { return []byte(Mark), nil }
+
+// LogValue shows nothing of the sum.
+func (Sum) LogValue() slog.Value { return slog.StringValue(Mark) }
