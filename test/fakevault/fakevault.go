@@ -30,7 +30,8 @@ import (
 // changes later has a method.
 type Server struct {
 	*httptest.Server
-	// Verify says whether a token is good for a role; "" means that it is.
+	// Verify says whether a token is good for a role; "" means that it is. It is called
+	// for several logins at a time.
 	Verify func(role, jwt string) (refusal string)
 	// LoginTTL and LeaseTTL are how long logins and leases live; LeaseMax bounds a
 	// lease with all its renewals, 0 for no bound.
@@ -191,13 +192,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Refuse(w, http.StatusBadRequest, "the body is no JSON")
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	path := strings.TrimPrefix(r.URL.Path, "/v1/")
 	if strings.HasPrefix(path, "auth/") && strings.HasSuffix(path, "/login") {
 		s.logIn(w, in)
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	token := r.Header.Get("X-Vault-Token")
 	l, ok := s.logins[token]
 	if !ok || !l.expires.After(time.Now()) {
@@ -210,14 +211,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) logIn(w http.ResponseWriter, in map[string]any) {
 	role, _ := in["role"].(string)
 	jwt, _ := in["jwt"].(string)
-	if s.denied["login"] {
+	s.mu.Lock()
+	denied := s.denied["login"]
+	s.mu.Unlock()
+	if denied {
 		Refuse(w, http.StatusForbidden, "permission denied")
 		return
 	}
+	// Not with mu held: it may take as long as a question to an API server, and ask this
+	// server something.
 	if why := s.Verify(role, jwt); why != "" {
 		Refuse(w, http.StatusForbidden, why)
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	token := s.next("hvs.login-")
 	s.logins[token] = &login{role: role, expires: time.Now().Add(s.LoginTTL)}
 	Answer(w, map[string]any{"auth": s.auth(token)})
@@ -348,6 +356,17 @@ func (s *Server) issue(w http.ResponseWriter, in map[string]any) {
 func Answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	must(json.NewEncoder(w).Encode(v))
+}
+
+// Warn writes that there is nothing, with warnings, as Vault does for a path that an
+// engine does not have.
+func Warn(w http.ResponseWriter, warnings ...string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	must(json.NewEncoder(w).Encode(map[string]any{
+		"request_id": "0b6f1c7e-5f0b-4a54-9d43-0d6a8a4a1f10", "lease_id": "", "renewable": false, "lease_duration": 0,
+		"data": nil, "wrap_info": nil, "warnings": warnings, "auth": nil,
+	}))
 }
 
 // Refuse writes an error as Vault does.
