@@ -1,6 +1,7 @@
 package node
 
 import (
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -53,12 +54,61 @@ func TestWhatIsPublishedIsSeenWithoutTheTableOfMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A part of the volume in place of the whole, and staging gone.
-	if err := b.unpublish(t.Context(), v, "ro"); err != nil {
+	// A part of the volume in place of the whole.
+	part, whole := b.target("part"), b.target("rw")
+	for _, dir := range []string{whole + "/dir", part} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount(whole+"/dir", part, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.unpublish(t.Context(), v, "rw"); err != nil {
+	if ask("part", false) {
+		t.Error("a part of the volume passes for all of it")
+	}
+	if b.showsAlready(publication{id: v.ID, target: part, staging: whole + "/dir"}, dev) {
+		t.Error("a part of the volume passes for where it is staged")
+	}
+	if err := unix.Unmount(part, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
+	}
+
+	// A filesystem that went read-only, as after an error of its disk: every view of it
+	// is so then, and was published as it was.
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("", b.staging(v), "", unix.MS_REMOUNT|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(unix.MS_RDONLY)
+	if ask("rw", true) || ask("ro", false) {
+		t.Error("what a target was published as is told from a filesystem that is read-only as a whole")
+	}
+	_, err = b.NodePublishVolume(t.Context(), readOnly(b.publishRequest(v, "rw", rwo)))
+	wantErr(t, err, volume.ErrExists)
+	b.mustPublish(t, b.publishRequest(v, "rw", rwo))
+	remount(0)
+
+	// Staging gone: the table of mounts knows what the target shows.
+	if err := unix.Unmount(b.staging(v), 0); err != nil {
+		t.Fatal(err)
+	}
+	if ask("rw", false) {
+		t.Error("what is published is told from a staging path that is none")
+	}
+	first := at(t, whole)
+	b.mustPublish(t, b.publishRequest(v, "rw", rwo))
+	if again := at(t, whole); again.ID != first.ID {
+		t.Errorf("mount %d became %d", first.ID, again.ID)
+	}
+
+	// Unpublished.
+	for _, target := range []string{"ro", "rw"} {
+		if err := b.unpublish(t.Context(), v, target); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if ask("rw", false) {
 		t.Error("a volume passes for published after it was unpublished")
