@@ -28,7 +28,8 @@ type VaultConfig struct {
 	Auth VaultAuth `json:"auth"`
 	// Paths are what pods may ask for, whatever Vault would allow: paths of Vault's
 	// API, such as secret/data/shop/*, in which a * at the end stands for anything.
-	// None means everything but sys/ and auth/, which are never read.
+	// None means everything but sys/, auth/, identity/ and cubbyhole/, which are never
+	// read.
 	Paths []string `json:"paths,omitempty"`
 }
 
@@ -166,10 +167,10 @@ func (v *vault) place(r Read) (place, error) {
 	if err := checkPath(p.path); err != nil {
 		return place{}, err
 	}
-	if first, _, _ := strings.Cut(p.path, "/"); first == "sys" || first == "auth" || first == "cubbyhole" || first == "identity" {
+	if first, _, _ := strings.Cut(p.path, "/"); isOwn(first) {
 		return place{}, fmt.Errorf("path %q: what is below %s/ is Vault's own and not read for pods", p.path, first)
 	}
-	if part := ownBelow(p); part != "" && len(v.cfg.Paths) == 0 {
+	if part := ownBelow(p, r.Mount); part != "" && len(v.cfg.Paths) == 0 {
 		return place{}, fmt.Errorf("path %q: if it begins with a namespace, what is below %s/ is Vault's own and not read for pods: if it does not, list it in paths of the source", p.path, part)
 	}
 	if !v.allows(p.path) {
@@ -178,15 +179,20 @@ func (v *vault) place(r Read) (place, error) {
 	return p, nil
 }
 
+// isOwn says whether Vault itself has what is below a path, in each namespace.
+func isOwn(part string) bool {
+	return part == "sys" || part == "auth" || part == "cubbyhole" || part == "identity"
+}
+
 // ownBelow is the part of a path that is Vault's own if the parts before it are
 // namespaces; "" if there is none.
-func ownBelow(p place) string {
+func ownBelow(p place, mount string) string {
 	parts := strings.Split(p.path, "/")
 	if p.nested {
-		// What is behind data/ is the name of a secret.
-		parts = parts[:slices.Index(parts, "data")]
+		// What is behind the data/ after the mount is the name of a secret.
+		parts = parts[:len(strings.Split(mount, "/"))]
 	}
-	if i := slices.IndexFunc(parts, func(s string) bool { return s == "sys" || s == "auth" }); i >= 0 {
+	if i := slices.IndexFunc(parts, isOwn); i >= 0 {
 		return parts[i]
 	}
 	return ""

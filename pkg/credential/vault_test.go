@@ -157,11 +157,14 @@ func TestWhatAPodMayNotAskForIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 	noRole := vaultAt(t, s, func(f map[string]any) { f["auth"] = map[string]any{"method": "jwt"} })
 	wantErr(t, noRole.Validate("", nil), volume.ErrInvalid, "set the attribute role")
 	open := vaultAt(t, s)
-	for _, r := range []Read{{Path: "ns1/sys/mounts"}, {Path: "ns1/ns2/auth/token/create"}, {Engine: EngineKV, Version: 1, Mount: "ns1", Path: "sys/mounts"}} {
+	for _, r := range []Read{{Path: "ns1/sys/mounts"}, {Path: "ns1/ns2/auth/token/create"}, {Path: "ns1/identity/oidc/token/x"}, {Path: "ns1/cubbyhole/x"},
+		kv("ns1/data/sys", "x"), {Engine: EngineKV, Version: 1, Mount: "ns1", Path: "sys/mounts"}} {
 		wantErr(t, open.Validate("", []Read{r}), volume.ErrInvalid, "namespace")
 	}
-	if err := open.Validate("", []Read{kv("secret", "auth/sys")}); err != nil {
-		t.Error(err)
+	for _, r := range []Read{kv("secret", "auth/sys"), kv("secret", "data/identity"), kv("team/data", "sys")} {
+		if err := open.Validate("", []Read{r}); err != nil {
+			t.Error(err)
+		}
 	}
 	if r := s.Requests(); len(r) > 0 {
 		t.Errorf("the server was asked: %q", r)
