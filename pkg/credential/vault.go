@@ -224,6 +224,10 @@ func placeOf(r Read) (place, error) {
 		if r.Path != "" {
 			return place{}, errors.New("engine pki takes no path, but mount and role")
 		}
+		// Anything else is issued, and then cannot be read.
+		if f := r.With["format"]; f != "" && f != "pem" {
+			return place{}, fmt.Errorf("engine pki takes format pem alone, not %q: for another one give the whole path, without an engine", f)
+		}
 		return place{path: r.Mount + "/issue/" + r.Role, write: true, engine: r.Engine}, needs(map[string]string{"mount": r.Mount, "role": r.Role})
 	case EngineDatabase:
 		if r.Path != "" || len(r.With) > 0 {

@@ -139,6 +139,8 @@ func TestWhatAPodMayNotAskForIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 		{"parameters for kv", "", Read{Engine: EngineKV, Mount: "a", Path: "b", With: map[string]string{"x": "y"}}, "neither role nor with"},
 		{"a version too many", "", Read{Engine: EngineKV, Mount: "a", Path: "b", Version: 3}, "want 1 or 2"},
 		{"a mount without an engine", "", Read{Mount: "a", Path: "b"}, "leave out mount"},
+		{"a format that cannot be read", "", Read{Engine: EnginePKI, Mount: "pki", Role: "web", With: map[string]string{"common_name": "x", "format": "der"}}, "format pem alone"},
+		{"the format that can be read", "", Read{Engine: EnginePKI, Mount: "pki", Role: "web", With: map[string]string{"common_name": "x", "format": "pem"}}, ""},
 		{"a path for pki", "", Read{Engine: EnginePKI, Mount: "a", Path: "b"}, "takes no path"},
 		{"a path for a database", "", Read{Engine: EngineDatabase, Mount: "a", Path: "b"}, "neither path"},
 		{"a database without a role", "", Read{Engine: EngineDatabase, Mount: "a"}, "needs a role"},
