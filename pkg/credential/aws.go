@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/podtoken"
@@ -41,13 +42,33 @@ type aws struct {
 	endpoint string
 }
 
-var awsRegion = regexp.MustCompile(`^[a-z]{2}(-[a-z0-9]+)+$`)
+var awsRegion = regexp.MustCompile(`^[a-z]{2,4}(-[a-z0-9]+)+$`)
+
+// awsEndpoint is where AWS answers for a region. Each partition of AWS has a domain of
+// its own; of those for which none is known here the administrator names the endpoint.
+func awsEndpoint(region string) (string, error) {
+	if !awsRegion.MatchString(region) {
+		return "", fmt.Errorf("region %q: want one such as eu-central-1", region)
+	}
+	domain := "amazonaws.com"
+	switch first, rest, _ := strings.Cut(region, "-"); {
+	case first == "cn":
+		domain = "amazonaws.com.cn"
+	case len(first) > 2, strings.HasPrefix(rest, "iso"):
+		return "", fmt.Errorf("region %q: it is of a partition of AWS whose domain is not known here: set endpoint", region)
+	}
+	return "https://sts." + region + "." + domain + "/", nil
+}
 
 func newAWS(name string, cfg AWSConfig) (Source, error) {
-	if cfg.Endpoint == "" && !awsRegion.MatchString(cfg.Region) {
-		return nil, fmt.Errorf("region %q: want one such as eu-central-1", cfg.Region)
+	endpoint := cfg.Endpoint
+	if endpoint == "" {
+		var err error
+		if endpoint, err = awsEndpoint(cfg.Region); err != nil {
+			return nil, err
+		}
 	}
-	address, ca, err := cfg.Trust.resolve(firstOf(cfg.Endpoint, "https://sts."+cfg.Region+".amazonaws.com/"))
+	address, ca, err := cfg.Trust.resolve(endpoint)
 	if err != nil {
 		return nil, err
 	}

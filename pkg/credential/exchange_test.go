@@ -239,6 +239,18 @@ func TestUnfriendlyAnswersOfCloudsHaveTheirErrors(t *testing.T) {
 	}
 }
 
+func TestEachPartitionOfAWSHasItsDomain(t *testing.T) {
+	for region, want := range map[string]string{
+		"eu-central-1":  "https://sts.eu-central-1.amazonaws.com/",
+		"us-gov-west-1": "https://sts.us-gov-west-1.amazonaws.com/",
+		"cn-north-1":    "https://sts.cn-north-1.amazonaws.com.cn/",
+	} {
+		if got := open(t, "aws", map[string]any{"region": region, "roles": []string{"a"}}).(*aws).endpoint; got != want {
+			t.Errorf("%s is asked at %s, want %s", region, got, want)
+		}
+	}
+}
+
 func closeIdle(s Source) {
 	switch s := s.(type) {
 	case *exchange:
@@ -287,6 +299,8 @@ func TestASourcesFileThatMakesNoSenseIsRefused(t *testing.T) {
 		{"two of them", "sources: {a: {vault: {" + vault + ", ca: one, caFile: another}}}", "both ca and caFile"},
 		{"no provider", "sources: {a: {gcp: {provider: x}}}", "provider"},
 		{"no region", "sources: {a: {aws: {region: 'x/y', roles: [a]}}}", "region"},
+		{"a region of a secret partition", "sources: {a: {aws: {region: us-iso-east-1, roles: [a]}}}", "set endpoint"},
+		{"a region of another partition", "sources: {a: {aws: {region: eusc-de-east-1, roles: [a]}}}", "set endpoint"},
 		{"no roles", "sources: {a: {aws: {region: eu-central-1}}}", "roles is missing"},
 		{"a short life", "sources: {a: {aws: {region: eu-central-1, roles: [a], seconds: 60}}}", "900 to 43200"},
 		{"token for the API server", "sources: {a: {token: {}}}", "audience is missing"},
