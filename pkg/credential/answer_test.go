@@ -147,6 +147,8 @@ func TestTheEndOfWhatHasNoLeaseIsInIt(t *testing.T) {
 		"ttl":                     {map[string]string{"ttl": "300"}, 5 * time.Minute},
 		"an expiration of before": {map[string]string{"expiration": fmt.Sprint(begin.Unix() - 600)}, 0},
 		"a ttl of nothing":        {map[string]string{"ttl": "0"}, 0},
+		"both":                    {map[string]string{"expiration": fmt.Sprint(begin.Unix() + 600), "ttl": "900"}, 10 * time.Minute},
+		"a clock that is ahead":   {map[string]string{"expiration": fmt.Sprint(begin.Unix() + 1500), "ttl": "900"}, 15 * time.Minute},
 		"texts":                   {map[string]string{"expiration": "never", "ttl": "1h", "certificate": "none"}, 0},
 	} {
 		c := Credential{Fields: map[string]secret.Text{}, Issued: begin}

@@ -149,14 +149,14 @@ func (s *awsSession) Read(ctx context.Context, token podtoken.Token, _ Read) (Cr
 	}
 	c := answer.Result.Credentials
 	if c.AccessKeyID == "" || c.SecretAccessKey == "" || c.SessionToken == "" || c.Expiration.Before(begin) || c.Expiration.Sub(begin) > maxLife {
-		return Credential{}, s.aws.service.nonsense(doing, "its answer has no credentials that are valid now")
+		return Credential{}, s.aws.service.nonsense(doing, "its answer has no credentials that are valid now, by the clock of this node")
 	}
 	return Credential{
 		Fields: map[string]secret.Text{
 			"access_key_id": secret.New(c.AccessKeyID), "secret_access_key": secret.New(c.SecretAccessKey), "session_token": secret.New(c.SessionToken),
 			"expiration": secret.New(c.Expiration.UTC().Format(time.RFC3339)),
 		},
-		Issued: begin, Expires: c.Expiration,
+		Issued: begin, Expires: notAfter(c.Expiration, begin, time.Duration(s.aws.cfg.Seconds)*time.Second),
 	}, nil
 }
 

@@ -61,6 +61,9 @@ const (
 	googleSTS   = "https://sts.googleapis.com/v1/token"
 	googleIAM   = "https://iamcredentials.googleapis.com"
 	googleScope = "https://www.googleapis.com/auth/cloud-platform"
+
+	// googleLife is asked for, and what Google gives unless an organization allows more.
+	googleLife = time.Hour
 )
 
 // exchange is a Source that exchanges the pod's token for another one.
@@ -219,7 +222,7 @@ func (s *exchangeSession) impersonate(ctx context.Context, tenant string, c Cred
 	e := s.exchange
 	doing := "get a token of service account " + s.account
 	target := e.iamURL + "/v1/projects/-/serviceAccounts/" + url.PathEscape(s.account) + ":generateAccessToken"
-	body, err := json.Marshal(map[string]any{"scope": e.scopes})
+	body, err := json.Marshal(map[string]any{"scope": e.scopes, "lifetime": fmt.Sprintf("%ds", int(googleLife/time.Second))})
 	if err != nil {
 		return Credential{}, fmt.Errorf("%s: %w", doing, err)
 	}
@@ -235,10 +238,10 @@ func (s *exchangeSession) impersonate(ctx context.Context, tenant string, c Cred
 		return Credential{}, err
 	}
 	if answer.AccessToken == "" || answer.ExpireTime.Before(begin) || answer.ExpireTime.Sub(begin) > maxLife {
-		return Credential{}, e.iam.nonsense(doing, "its answer has no token that is valid now")
+		return Credential{}, e.iam.nonsense(doing, "its answer has no token that is valid now, by the clock of this node")
 	}
 	return Credential{
 		Fields: map[string]secret.Text{"access_token": secret.New(answer.AccessToken), "token_type": secret.New("Bearer")},
-		Issued: begin, Expires: answer.ExpireTime,
+		Issued: begin, Expires: notAfter(answer.ExpireTime, begin, googleLife),
 	}, nil
 }

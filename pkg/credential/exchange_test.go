@@ -135,7 +135,7 @@ func TestGoogleGivesATokenOfAServiceAccount(t *testing.T) {
 		t.Errorf("audience of the request: %s", got)
 	}
 	last := c.asked[len(c.asked)-1]
-	if last.path != "/v1/projects/-/serviceAccounts/"+account+":generateAccessToken" || last.authorization != "Bearer federated" || last.body != `{"scope":["https://www.googleapis.com/auth/cloud-platform"]}` {
+	if last.path != "/v1/projects/-/serviceAccounts/"+account+":generateAccessToken" || last.authorization != "Bearer federated" || last.body != `{"lifetime":"3600s","scope":["https://www.googleapis.com/auth/cloud-platform"]}` {
 		t.Errorf("the account was asked for with %+v", last)
 	}
 }

@@ -90,28 +90,37 @@ func completeCertificate(fields map[string]secret.Text, begin time.Time) (expire
 // endOf is when a certificate that was got at begin ends, by the clock of begin: if
 // that is behind the issuer's, then before it shows NotAfter.
 func endOf(c *x509.Certificate, begin time.Time) time.Time {
-	if end := begin.Add(c.NotAfter.Sub(c.NotBefore)); end.Before(c.NotAfter) {
-		return end
-	}
-	return c.NotAfter
+	return notAfter(c.NotAfter, begin, c.NotAfter.Sub(c.NotBefore))
 }
 
 // endInside is an end that is among the fields: of a certificate, or, as Vault's
-// engines write it, in seconds since 1970 (expiration) or from begin (ttl). It is zero
-// if there is none that makes sense.
+// engines write it, in seconds since 1970 (expiration) or from begin (ttl); the earlier
+// of the two, since only the second is by the clock of begin. It is zero if there is
+// none that makes sense.
 func (c Credential) endInside(begin time.Time) time.Time {
 	if block, _ := pem.Decode([]byte(c.Fields["certificate"].Reveal())); block != nil {
 		if leaf, err := x509.ParseCertificate(block.Bytes); err == nil {
 			return endOf(leaf, begin)
 		}
 	}
+	var end time.Time
+	if n, err := strconv.ParseInt(c.Fields["ttl"].Reveal(), 10, 64); err == nil && n > 0 && n <= int64(maxLife/time.Second) {
+		end = begin.Add(time.Duration(n) * time.Second)
+	}
 	if n, err := strconv.ParseInt(c.Fields["expiration"].Reveal(), 10, 64); err == nil {
-		if end := time.Unix(n, 0); end.After(begin) && end.Sub(begin) <= maxLife {
-			return end
+		at := time.Unix(n, 0)
+		if at.After(begin) && at.Sub(begin) <= maxLife && (end.IsZero() || at.Before(end)) {
+			return at
 		}
 	}
-	if n, err := strconv.ParseInt(c.Fields["ttl"].Reveal(), 10, 64); err == nil && n > 0 && n <= int64(maxLife/time.Second) {
-		return begin.Add(time.Duration(n) * time.Second)
+	return end
+}
+
+// notAfter is the end that a service gives, or that of the life that was asked for at
+// begin, if that is earlier: the service's clock may be ahead of this machine's.
+func notAfter(end, begin time.Time, life time.Duration) time.Time {
+	if own := begin.Add(life); own.Before(end) {
+		return own
 	}
-	return time.Time{}
+	return end
 }
