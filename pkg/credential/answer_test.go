@@ -116,20 +116,6 @@ func TestALeaseIsNotHungOnALoginThatEndsSoon(t *testing.T) {
 	}
 }
 
-func TestTheOldestOfManyLoginsIsEnded(t *testing.T) {
-	s := newServer(t)
-	session := vaultAt(t, s).Open("").(*vaultSession)
-	token := tokenFor(t, "vault")
-	for range maxLogins + 5 {
-		if err := session.logIn(t.Context(), token); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := s.Logins(); n != maxLogins+1 {
-		t.Errorf("%d logins live, want %d", n, maxLogins+1)
-	}
-}
-
 func TestTheEndOfWhatHasNoLeaseIsInIt(t *testing.T) {
 	s := newServer(t)
 	token := tokenFor(t, "vault")

@@ -37,11 +37,12 @@ func (s *vaultSession) Check(ctx context.Context, token podtoken.Token, reads []
 	answer, err := s.capabilities(ctx, paths)
 	if errors.Is(err, volume.ErrDenied) && !fresh && !s.now().Before(s.again) {
 		// The login may have been revoked.
+		before := s.current
 		if err := s.logIn(ctx, token); err != nil {
 			return err
 		}
 		if answer, err = s.capabilities(ctx, paths); errors.Is(err, volume.ErrDenied) {
-			s.useless(ctx)
+			s.useless(ctx, before)
 		}
 	}
 	if errors.Is(err, volume.ErrDenied) {

@@ -60,9 +60,9 @@ func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (
 	}
 	switch {
 	case answer.LeaseID != "":
-		l.leased = true
 		c.lease = lease{id: answer.LeaseID, renewable: answer.Renewable, life: life, login: l}
 		end := c.lease.until(begin.Add(life))
+		l.lease(end)
 		if c.Expires.IsZero() || end.Before(c.Expires) {
 			c.Expires = end
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -29,7 +30,7 @@ const (
 	mutePause = 5 * time.Minute
 )
 
-// vaultSession is a Session: a login, and those before it that leases still hang on.
+// vaultSession is a Session: a login, and those before it that leases hang on.
 type vaultSession struct {
 	vault *vault
 	role  string
@@ -50,8 +51,17 @@ type login struct {
 	life      time.Duration // when it was made
 	expires   time.Time     // zero: never
 	renewable bool
-	leased    bool // it has leases
+	leased    time.Time // until when it has a lease; zero if it never had one
 }
+
+// lease says that something hangs on the login until a time.
+func (l *login) lease(until time.Time) {
+	if until.After(l.leased) {
+		l.leased = until
+	}
+}
+
+func (l *login) isLeased(now time.Time) bool { return l.leased.After(now) }
 
 func (l *login) alive(now time.Time) bool {
 	return l.expires.IsZero() || l.expires.Sub(now) > minLogin
@@ -76,30 +86,30 @@ func (s *vaultSession) Read(ctx context.Context, token podtoken.Token, read Read
 		return c, err
 	}
 	// The login may have been revoked, or its policies may be of another day.
+	before := s.current
 	if err := s.logIn(ctx, token); err != nil {
 		return Credential{}, err
 	}
 	c, err = s.read(ctx, s.current, p, read)
 	if errors.Is(err, volume.ErrDenied) {
-		s.useless(ctx)
+		s.useless(ctx, before)
 	}
 	return c, err
 }
 
-// useless ends the last login, which helped nothing, or the one before, if no lease
-// hangs on that.
-func (s *vaultSession) useless(ctx context.Context) {
+// useless ends the last login, which helped nothing, if there is one before it on which
+// a lease hangs: that one is used again.
+func (s *vaultSession) useless(ctx context.Context, before *login) {
 	s.again = s.now().Add(loginPause)
-	if len(s.older) == 0 {
+	i := slices.Index(s.older, before)
+	if i < 0 || !before.alive(s.now()) {
 		return
 	}
-	before := s.older[len(s.older)-1]
-	s.older = s.older[:len(s.older)-1]
-	if before.leased {
-		before, s.current = s.current, before
-	}
+	s.older = slices.Delete(s.older, i, i+1)
+	last := s.current
+	s.current = before
 	// Whatever is not ended ends by itself.
-	_ = s.revoke(ctx, before)
+	_ = s.revoke(ctx, last)
 }
 
 // longEnough says whether the login may be used for what hangs on it: a lease that
@@ -126,11 +136,8 @@ func (s *vaultSession) logIn(ctx context.Context, token podtoken.Token) error {
 	answer, err := s.call(ctx, doing, jwt, func(ctx context.Context) (*api.Secret, error) {
 		return client.Logical().WriteWithContext(ctx, s.vault.loginPath(), map[string]any{"role": s.role, "jwt": jwt})
 	})
-	if errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition) {
-		return loginError{err}
-	}
 	if err != nil {
-		return err
+		return asLogin(err)
 	}
 	bad := func(what string) error {
 		return fmt.Errorf("source %s: %s: %w: %s", s.vault.service.source, doing, volume.ErrUnavailable, what)
@@ -160,21 +167,27 @@ type loginError struct{ error }
 
 func (e loginError) Unwrap() []error { return []error{e.error, ErrLogin} }
 
-// forget drops logins that have ended by themselves, and ends the oldest if there are
-// many.
+// asLogin marks a refusal that came where the pod's token was shown.
+func asLogin(err error) error {
+	if errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition) {
+		return loginError{err}
+	}
+	return err
+}
+
+// forget ends the older logins on which no lease hangs any more, so that they do not
+// pile up in Vault; and if there are still many, the one whose leases end first. What
+// hangs on a login ends with it, and a pod may be using that.
 func (s *vaultSession) forget(ctx context.Context) {
 	now := s.now()
-	var left []*login
-	for _, l := range s.older {
-		if l.expires.IsZero() || l.expires.After(now) {
-			left = append(left, l)
+	slices.SortStableFunc(s.older, func(a, b *login) int { return a.leased.Compare(b.leased) })
+	for len(s.older) > 0 && (len(s.older) > maxLogins || !s.older[0].isLeased(now)) {
+		l := s.older[0]
+		s.older = s.older[1:]
+		if l.alive(now) {
+			_ = s.revoke(ctx, l) // else it ends by itself
 		}
 	}
-	for len(left) > maxLogins {
-		_ = s.revoke(ctx, left[0]) // else it ends by itself
-		left = left[1:]
-	}
-	s.older = left
 }
 
 // lifeOf is a number of seconds that Vault gives something to live.
