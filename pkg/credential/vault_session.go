@@ -226,10 +226,11 @@ func (s *vaultSession) Renew(ctx context.Context, c Credential) (Credential, boo
 		return c, false
 	}
 	life, err := lifeOf(answer.LeaseDuration)
-	if err != nil {
+	if err != nil || answer.LeaseID != "" && answer.LeaseID != c.lease.id {
 		return c, false
 	}
-	c.Expires = c.lease.until(now.Add(life))
+	c.Expires, c.lease.renewable = c.lease.until(now.Add(life)), answer.Renewable
+	l.lease(c.Expires)
 	// Near its maximum a lease gets ever shorter: better a new one in time.
 	return c, c.Expires.Sub(now) > c.lease.life/2
 }
