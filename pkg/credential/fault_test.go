@@ -40,7 +40,11 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		{name: "400", answer: vaultError(400, "invalid role name"), want: volume.ErrDenied, says: "invalid role name"},
 		{name: "401", answer: vaultError(401, "who are you"), want: volume.ErrDenied, says: "401 Unauthorized: who are you"},
 		{name: "403", answer: vaultError(403, "permission denied"), want: volume.ErrDenied, says: "permission denied"},
-		{name: "404", answer: vaultError(404, "no handler for route"), want: volume.ErrPrecondition, says: "", atLogin: true},
+		{name: "404", answer: vaultError(404, "no handler for route"), want: volume.ErrPrecondition, says: "404 Not Found: no handler for route"},
+		{name: "kv of version 2", answer: func(w http.ResponseWriter, _ *http.Request) {
+			fakevault.Warn(w, "Invalid path for a versioned K/V secrets engine. See the API docs for the appropriate API endpoints to use.")
+		}, want: volume.ErrPrecondition, says: "404 Not Found: it is version 2 of kv", atRead: true},
+		{name: "warnings of another server", answer: write(404, `{"warnings":["`+canary+`"]}`), want: volume.ErrUnavailable, says: "404 Not Found, in no way"},
 		{name: "404, nothing there", answer: write(404, `{"errors":[]}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
 		{name: "405", answer: vaultError(405, "unsupported operation"), want: volume.ErrDenied, says: "unsupported"},
 		{name: "429", answer: vaultError(429, "rate limit quota exceeded"), want: volume.ErrUnavailable, says: "429 Too Many Requests: rate limit"},
@@ -69,7 +73,8 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		{name: "403 of another server", answer: write(403, `{"kind":"Status","message":"`+canary+`"}`), want: volume.ErrUnavailable, says: "403 Forbidden, in no way"},
 		{name: "no login", answer: write(200, `{"data":{"x":"`+canary+`"}}`), want: volume.ErrUnavailable, says: "has no token", atLogin: true},
 		{name: "empty", answer: write(200, ""), want: volume.ErrUnavailable, says: ""},
-		{name: "deleted version", answer: write(200, `{"data":{"data":null,"metadata":{}}}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
+		{name: "deleted version", answer: write(404, `{"request_id":"x","data":{"data":null,"metadata":{"deletion_time":"2026-01-01T00:00:00Z"}}}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
+		{name: "no version", answer: write(200, `{"data":{"data":null,"metadata":{}}}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
 		{name: "kv of version 1", answer: write(200, `{"data":{"password":"`+canary+`"}}`), want: volume.ErrPrecondition, says: "version: 1", atRead: true},
 		{name: "oversized", answer: write(200, `{"data":{"data":{"x":"`+strings.Repeat(canary, 100_000)+`"}}}`), want: volume.ErrUnavailable, says: "larger than 1 MiB"},
 		{name: "endless", answer: func(w http.ResponseWriter, _ *http.Request) {

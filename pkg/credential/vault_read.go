@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/hashicorp/vault/api"
 
@@ -36,6 +37,8 @@ func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (
 	switch {
 	case answer == nil && p.write, answer != nil && answer.Data == nil:
 		return fail(volume.ErrUnavailable, "its answer is empty: either it is not that of a Vault server, or nothing is to be read at that path")
+	case answer == nil && p.nested:
+		return fail(volume.ErrPrecondition, "there is nothing at that path, or its engine is version 1 of kv (then set version: 1)")
 	case answer == nil:
 		return fail(volume.ErrPrecondition, "there is nothing at that path")
 	}
@@ -74,9 +77,9 @@ func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (
 	return c, nil
 }
 
-// readLogical reads a path. It is nil if Vault says that there is nothing. An answer
-// that is not of Vault's shape may be that of any server, and is an error: the client's
-// own decoder takes whatever is JSON.
+// readLogical reads a path. It is nil if Vault says that there is nothing, and no more
+// than that. An answer that is not of Vault's shape may be that of any server, and is
+// an error: the client's own decoder takes whatever is JSON.
 func readLogical(ctx context.Context, client *api.Client, path string) (*api.Secret, error) {
 	raw, err := client.Logical().ReadRawWithContext(ctx, path)
 	if raw == nil {
@@ -91,17 +94,34 @@ func readLogical(ctx context.Context, client *api.Client, path string) (*api.Sec
 		return nil, readErr
 	}
 	var shape struct {
-		Errors *[]string      `json:"errors"`
-		Data   map[string]any `json:"data"`
+		RequestID string         `json:"request_id"`
+		Errors    *[]string      `json:"errors"`
+		Warnings  []string       `json:"warnings"`
+		Data      map[string]any `json:"data"`
 	}
 	decodeErr := json.Unmarshal(body, &shape)
 	switch {
 	case decodeErr == nil && shape.Data != nil:
 		return api.ParseSecret(bytes.NewReader(body))
-	case err != nil && decodeErr == nil && shape.Errors != nil:
-		return nil, nil
-	case err != nil:
+	case err == nil:
+		return nil, errors.New("an answer without data")
+	case decodeErr != nil || shape.Errors == nil && (shape.RequestID == "" || len(shape.Warnings) == 0):
 		return nil, err // a 404 of another server
 	}
-	return nil, errors.New("an answer without data")
+	// Vault says what is wrong with a path in errors if no engine is mounted there, and
+	// in warnings if an engine does not have it.
+	var words []string
+	if shape.Errors != nil {
+		words = *shape.Errors
+	}
+	for _, w := range shape.Warnings {
+		if strings.Contains(w, "versioned K/V") {
+			words = append(words, "it is version 2 of kv: name the engine, without version: 1")
+		}
+		words = append(words, w)
+	}
+	if len(words) == 0 {
+		return nil, nil
+	}
+	return nil, &api.ResponseError{StatusCode: raw.StatusCode, Errors: words}
 }
