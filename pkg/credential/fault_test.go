@@ -66,7 +66,7 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		{name: "no data", answer: write(200, `{}`), want: volume.ErrUnavailable, says: "not that of a Vault server", atRead: true},
 		{name: "another server's JSON", answer: write(200, `{"status":"`+canary+`"}`), want: volume.ErrUnavailable, says: "not that of a Vault server", atRead: true},
 		{name: "204", answer: write(204, ""), want: volume.ErrUnavailable, says: ""},
-		{name: "307 without anything", answer: write(307, ""), want: volume.ErrUnavailable, says: ""},
+		{name: "307 without anything", answer: write(307, ""), want: volume.ErrUnavailable, says: "it redirects to another address (307 Temporary Redirect)"},
 		{name: "404 without anything", answer: write(404, ""), want: volume.ErrUnavailable, says: ""},
 		{name: "404 of a proxy", answer: write(404, "<html>"+canary+"</html>"), want: volume.ErrUnavailable, says: ""},
 		{name: "403 of a proxy", answer: write(403, "<html>"+canary+"</html>"), want: volume.ErrUnavailable, says: "403 Forbidden, in no way"},
@@ -89,8 +89,11 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		{name: "oversized error", answer: write(500, strings.Repeat(canary, 100_000)), want: volume.ErrUnavailable, says: ""},
 		{name: "long error", answer: vaultError(403, strings.Repeat("no ", 10_000)), want: volume.ErrDenied, says: "..."},
 		{name: "redirect", answer: func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://example.invalid/", http.StatusTemporaryRedirect)
-		}, want: volume.ErrUnavailable, says: ""},
+			http.Redirect(w, r, "https://vault-1.internal:8200/v1/x?"+canary, http.StatusTemporaryRedirect)
+		}, want: volume.ErrUnavailable, says: "it redirects to vault-1.internal:8200 (307 Temporary Redirect), where nobody is asked"},
+		{name: "redirect to a secret", answer: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://"+canary+"_X/", http.StatusFound)
+		}, want: volume.ErrUnavailable, says: "it redirects to another address (302 Found)"},
 		{name: "a lease from the past", answer: write(200, `{"lease_id":"x","lease_duration":-5,"data":{"data":{"x":"y"}}}`), want: volume.ErrUnavailable, says: "-5 seconds to live", atRead: true},
 		{name: "a lease for ever", answer: write(200, `{"lease_id":"x","lease_duration":99999999999,"data":{"data":{"x":"y"}}}`), want: volume.ErrUnavailable, says: "seconds to live", atRead: true},
 		{name: "a login from the past", answer: write(200, `{"auth":{"client_token":"x","lease_duration":-1}}`), want: volume.ErrUnavailable, says: "-1 seconds to live", atLogin: true},

@@ -64,7 +64,7 @@ func (s *service) send(ctx context.Context, p post) (string, error) {
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error()))
+		return "", unreachable(err, said)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

@@ -10,8 +10,7 @@ import (
 // and never for this machine, so only that nobody makes it can be seen.
 func TestNoProxyOfTheEnvironmentIsAsked(t *testing.T) {
 	s := newService("x", &url.URL{Scheme: "http", Host: "vault.example.org"}, nil)
-	transport, ok := s.client.Transport.(fenced).next.(*http.Transport)
-	if !ok || transport.Proxy != nil {
+	if s.transport.next.Load().Proxy != nil || s.transport.connections().Proxy != nil || s.client.Transport != http.RoundTripper(s.transport) {
 		t.Errorf("requests go through what %T chooses", s.client.Transport)
 	}
 }

@@ -2,12 +2,9 @@ package credential
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -24,30 +21,24 @@ const (
 
 // service is a server that is asked over HTTP.
 type service struct {
-	source  string // its name, for errors
-	host    string // its address, with its port
-	client  *http.Client
-	circuit *circuit
-	slots   slots
-	timeout time.Duration
+	source string // its name, for errors
+	host   string // its address, with its port
+	client *http.Client
+	// transport is the client's.
+	transport *transport
+	circuit   *circuit
+	slots     slots
+	timeout   time.Duration
 }
 
 // newService is a service at an address, which no request leaves, by no proxy. ca are
 // the certificates of those who may vouch for it; nil means the system's.
 func newService(source string, address *url.URL, ca *x509.CertPool) *service {
-	transport := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		TLSClientConfig:       &tls.Config{RootCAs: ca, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:   5 * time.Second,
-		ResponseHeaderTimeout: requestTime,
-		MaxIdleConnsPerHost:   2,
-		IdleConnTimeout:       30 * time.Second,
-		ForceAttemptHTTP2:     true,
-	}
+	t := newTransport(address, ca)
 	return &service{
-		source: source, host: address.Host,
+		source: source, host: address.Host, transport: t,
 		client: &http.Client{
-			Transport: fenced{scheme: address.Scheme, host: address.Host, next: transport},
+			Transport: t,
 			// The answer to a request that has a token in it is the last one.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -55,46 +46,6 @@ func newService(source string, address *url.URL, ca *x509.CertPool) *service {
 		timeout: requestTime,
 	}
 }
-
-// fenced is a transport that leads to one host and gives answers of a limited size.
-type fenced struct {
-	scheme, host string
-	next         http.RoundTripper
-}
-
-func (f fenced) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != f.scheme || req.URL.Host != f.host {
-		return nil, fmt.Errorf("%w: it redirects to %s://%s, which the administrator has not named", volume.ErrUnavailable, req.URL.Scheme, req.URL.Host)
-	}
-	resp, err := f.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = &limited{body: resp.Body, left: maxAnswer}
-	return resp, nil
-}
-
-// limited is a body that fails, rather than ends, at its limit.
-type limited struct {
-	body io.ReadCloser
-	left int64
-}
-
-var errTooLarge = errors.New("its answer is larger than 1 MiB")
-
-func (l *limited) Read(p []byte) (int, error) {
-	if int64(len(p)) > l.left+1 {
-		p = p[:l.left+1]
-	}
-	n, err := l.body.Read(p)
-	l.left -= int64(n)
-	if l.left < 0 {
-		return n, errTooLarge
-	}
-	return n, err
-}
-
-func (l *limited) Close() error { return l.body.Close() }
 
 // ask makes one request for a tenant, if the circuit lets it. request returns an error
 // with a sentinel if the service answered, even if it refused; any other error means
@@ -116,7 +67,11 @@ func (s *service) ask(ctx context.Context, tenant, doing string, request func(ct
 	answered := err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
 		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated) ||
 		errors.Is(err, errAnswered) || errors.Is(err, errTooLarge)
-	s.circuit.leave(tenant, answered, ctx.Err() != nil || s.circuit.answeredSince(begin))
+	abandoned := ctx.Err() != nil || s.circuit.answeredSince(begin)
+	s.circuit.leave(tenant, answered, abandoned)
+	if !answered && !abandoned {
+		s.transport.forsake()
+	}
 	if err == nil {
 		return nil
 	}
@@ -161,6 +116,16 @@ func refusal(status int, text string) error {
 	return fmt.Errorf("%w: it answers %d %s: %s", sentinel, status, http.StatusText(status), text)
 }
 
+// unreachable is the error for a request that got no answer to decode. said makes a text
+// fit to be shown.
+func unreachable(err error, said func(string) string) error {
+	var e elsewhere
+	if errors.As(err, &e) {
+		return fmt.Errorf("%w: %w", volume.ErrUnavailable, e)
+	}
+	return fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error()))
+}
+
 // answered is an error that is errAnswered too, and does not say so.
 type answered struct{ error }
 
@@ -170,11 +135,4 @@ func (a answered) Unwrap() []error { return []error{a.error, errAnswered} }
 // proxy. Nothing follows from it, whatever its status.
 func stranger(status int) error {
 	return fmt.Errorf("%w: it answers %d %s, in no way that the service would", volume.ErrUnavailable, status, http.StatusText(status))
-}
-
-// CloseIdleConnections makes http.Client.CloseIdleConnections work.
-func (f fenced) CloseIdleConnections() {
-	if t, ok := f.next.(*http.Transport); ok {
-		t.CloseIdleConnections()
-	}
 }

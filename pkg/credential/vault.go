@@ -302,7 +302,7 @@ func (s *vaultSession) call(ctx context.Context, doing, hide string, request fun
 		case errors.Is(err, errTooLarge):
 			return fmt.Errorf("%w: %w", volume.ErrUnavailable, errTooLarge)
 		case isNetwork(err):
-			return fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error()))
+			return unreachable(err, said)
 		}
 		// The decoder may quote the answer.
 		return fmt.Errorf("%w: its answer is not that of a Vault server", volume.ErrUnavailable)
