@@ -6,28 +6,92 @@ import (
 	"time"
 )
 
+// may asks to be let in for a tenant.
+func (c *circuit) may(tenant string) error {
+	_, err := c.enter(tenant)
+	return err
+}
+
+// goes is a whole request of a tenant.
+func (c *circuit) goes(t *testing.T, tenant string, how outcome) {
+	t.Helper()
+	p, err := c.enter(tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.leave(p, how)
+}
+
 func TestOneAsksWhileTheOthersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &circuit{now: time.Now}
 		for range toOpen {
-			if err := c.enter("shop"); err != nil {
-				t.Fatal(err)
-			}
-			c.leave("shop", false, false)
+			c.goes(t, "shop", outcome{})
 		}
 		time.Sleep(firstOpen)
-		if err := c.enter("shop"); err != nil {
+		probe, err := c.enter("shop")
+		if err != nil {
 			t.Errorf("nobody may look whether the service is back: %v", err)
 		}
-		if err := c.enter("shop"); err == nil {
+		if c.may("shop") == nil {
 			t.Error("a second one may ask while the first does")
 		}
-		c.leave("shop", true, false)
+		c.leave(probe, outcome{answered: true})
 		for range 3 {
-			if err := c.enter("shop"); err != nil {
-				t.Errorf("the service is back and %v", err)
+			c.goes(t, "shop", outcome{answered: true})
+		}
+	})
+}
+
+// TestWhoAskedBeforeLetsNobodyElseIn: a request that began before the circuit opened
+// ends while another one looks whether the service is back.
+func TestWhoAskedBeforeLetsNobodyElseIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &circuit{now: time.Now}
+		early, err := c.enter("shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range toOpen {
+			c.goes(t, "shop", outcome{})
+		}
+		time.Sleep(firstOpen)
+		if err := c.may("shop"); err != nil {
+			t.Fatal(err)
+		}
+		c.leave(early, outcome{abandoned: true})
+		if c.may("shop") == nil {
+			t.Error("a second one may ask while the first does")
+		}
+	})
+}
+
+// TestOneHiccupOpensTheCircuitForAMoment: many requests were on their way.
+func TestOneHiccupOpensTheCircuitForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &circuit{now: time.Now}
+		var all []pass
+		for range 16 {
+			p, err := c.enter("shop")
+			if err != nil {
+				t.Fatal(err)
 			}
-			c.leave("shop", true, false)
+			all = append(all, p)
+		}
+		time.Sleep(100 * time.Millisecond)
+		for _, p := range all {
+			c.leave(p, outcome{})
+		}
+		if c.may("shop") == nil {
+			t.Error("the circuit is not open")
+		}
+		time.Sleep(firstOpen)
+		c.goes(t, "shop", outcome{})
+		time.Sleep(2 * firstOpen)
+		c.goes(t, "shop", outcome{})
+		time.Sleep(firstOpen)
+		if c.may("shop") == nil {
+			t.Error("it does not open for longer with each failure")
 		}
 	})
 }
@@ -35,42 +99,52 @@ func TestOneAsksWhileTheOthersWait(t *testing.T) {
 func TestAnOpenCircuitStopsThoseWhoFailedThemselves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &circuit{now: time.Now}
-		fails := func(tenant string) {
-			t.Helper()
-			if err := c.enter(tenant); err != nil {
-				t.Fatal(err)
-			}
-			c.leave(tenant, false, false)
-		}
 		for range toOpen {
-			fails("hangs")
+			c.goes(t, "hangs", outcome{})
 		}
-		if c.enter("hangs") == nil {
+		if c.may("hangs") == nil {
 			t.Error("who failed again and again goes on")
 		}
 		// Another one sees for itself, once.
-		fails("other")
-		if c.enter("other") == nil {
+		c.goes(t, "other", outcome{})
+		if c.may("other") == nil {
 			t.Error("the service is away, and the other one goes on")
 		}
 		for range 10 {
 			time.Sleep(longestOpen)
-			fails("hangs")
-			if err := c.enter("third"); err != nil {
-				t.Fatal(err)
-			}
-			c.leave("third", true, false)
+			c.goes(t, "hangs", outcome{})
+			c.goes(t, "third", outcome{answered: true})
 			if _, away := c.away(); away {
 				t.Error("somebody has an answer, and the service passes for away")
 			}
 			// What the others found out counts for all.
-			if err := c.enter("other"); err != nil {
-				t.Error(err)
-			}
-			c.leave("other", true, false)
+			c.goes(t, "other", outcome{answered: true})
 			for range toOpen {
-				fails("hangs")
+				c.goes(t, "hangs", outcome{})
 			}
+		}
+	})
+}
+
+func TestWhoIsToldToWaitWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &circuit{now: time.Now}
+		c.goes(t, "greedy", outcome{answered: true, patience: 10 * time.Second})
+		c.goes(t, "other", outcome{answered: true})
+		if _, away := c.away(); away {
+			t.Error("the service passes for away")
+		}
+		time.Sleep(10*time.Second - time.Millisecond)
+		if c.may("greedy") == nil {
+			t.Error("who was told to wait does not")
+		}
+		time.Sleep(time.Millisecond)
+		c.goes(t, "greedy", outcome{answered: true, patience: 24 * time.Hour})
+		time.Sleep(longestPatience)
+		c.goes(t, "greedy", outcome{answered: true})
+		c.goes(t, "greedy", outcome{answered: true})
+		if len(c.stopped) > 0 {
+			t.Errorf("it remembers %v", c.stopped)
 		}
 	})
 }

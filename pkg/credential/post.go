@@ -80,7 +80,7 @@ func (s *service) send(ctx context.Context, p post) (string, error) {
 		case e.code == "":
 			return "", stranger(resp.StatusCode)
 		case e.passing:
-			return "", fmt.Errorf("%w: it answers %d %s: %s", volume.ErrUnavailable, resp.StatusCode, http.StatusText(resp.StatusCode), what)
+			return "", unanswered{answers(resp.StatusCode), ": " + what}
 		default:
 			return "", refusal(resp.StatusCode, what)
 		}

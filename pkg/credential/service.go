@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/pkg/volume"
@@ -57,25 +58,30 @@ func (s *service) ask(ctx context.Context, tenant, doing string, request func(ct
 		return fail(fmt.Errorf("%w: too many requests at once: %w", volume.ErrUnavailable, err))
 	}
 	defer s.slots.leave(tenant)
-	if err := s.circuit.enter(tenant); err != nil {
+	p, err := s.circuit.enter(tenant)
+	if err != nil {
 		return fail(err)
 	}
-	begin := s.circuit.now()
+	how := outcome{abandoned: true} // what a panic leaves behind
+	defer func() { s.circuit.leave(p, how) }()
 	bounded, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	err := request(bounded)
-	answered := err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
-		errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated) ||
-		errors.Is(err, errAnswered) || errors.Is(err, errTooLarge)
-	abandoned := ctx.Err() != nil || s.circuit.answeredSince(begin)
-	s.circuit.leave(tenant, answered, abandoned)
-	if !answered && !abandoned {
-		s.transport.forsake()
+	bounded, patience := withPatience(bounded)
+	err = request(bounded)
+	how = outcome{
+		answered: err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
+			errors.Is(err, volume.ErrPrecondition) || errors.Is(err, volume.ErrUnauthenticated) ||
+			errors.Is(err, errAnswered) || errors.Is(err, errTooLarge),
+		abandoned: ctx.Err() != nil || s.circuit.answeredSince(p.begin),
+		cause:     causeOf(err), patience: *patience,
 	}
 	if err == nil {
 		return nil
 	}
-	if !answered && !errors.Is(err, volume.ErrUnavailable) {
+	if !how.answered && !how.abandoned {
+		s.transport.forsake()
+	}
+	if !how.answered && !errors.Is(err, volume.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", volume.ErrUnavailable, plain(err))
 	}
 	return fail(err)
@@ -97,23 +103,50 @@ var errAnswered = errors.New("for this request")
 // refusal is the error for a status that is no success, from a service that says so
 // itself.
 func refusal(status int, text string) error {
-	sentinel := volume.ErrUnavailable
+	what := answers(status)
+	if text != "" {
+		text = ": " + text
+	}
+	sentinel := volume.ErrDenied
 	switch {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		sentinel = volume.ErrDenied
 	case status == http.StatusNotFound:
 		sentinel = volume.ErrPrecondition
-	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusPreconditionFailed:
+	case status == http.StatusTooManyRequests:
+		// A quota may be that of one role, or of one place.
+		sentinel = answered{volume.ErrUnavailable}
+	case status == http.StatusRequestTimeout, status == http.StatusPreconditionFailed:
+		return unanswered{what, text}
 	case status >= 400 && status < 500 && status < 470: // 472 and 473 are Vault's standby nodes
-		sentinel = volume.ErrDenied
 	case status == http.StatusInternalServerError, status == http.StatusNotImplemented:
 		// One place behind it may be broken, such as one database of many.
 		sentinel = answered{volume.ErrUnavailable}
+	default:
+		return unanswered{what, text}
 	}
-	if text == "" {
-		return fmt.Errorf("%w: it answers %d %s", sentinel, status, http.StatusText(status))
+	return fmt.Errorf("%w: %s%s", sentinel, what, text)
+}
+
+func answers(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("it answers %d %s", status, http.StatusText(status)))
+}
+
+// unanswered is an ErrUnavailable that says why nobody gets an answer.
+type unanswered struct {
+	// cause is for everybody who asks; detail may be what one of them was told.
+	cause, detail string
+}
+
+func (u unanswered) Error() string { return volume.ErrUnavailable.Error() + ": " + u.cause + u.detail }
+func (u unanswered) Unwrap() error { return volume.ErrUnavailable }
+
+// causeOf is what everybody may be told of an error; "" if it is for one alone.
+func causeOf(err error) string {
+	var u unanswered
+	if errors.As(err, &u) {
+		return u.cause
 	}
-	return fmt.Errorf("%w: it answers %d %s: %s", sentinel, status, http.StatusText(status), text)
+	return ""
 }
 
 // unreachable is the error for a request that got no answer to decode. said makes a text
@@ -121,9 +154,9 @@ func refusal(status int, text string) error {
 func unreachable(err error, said func(string) string) error {
 	var e elsewhere
 	if errors.As(err, &e) {
-		return fmt.Errorf("%w: %w", volume.ErrUnavailable, e)
+		return unanswered{cause: e.Error()}
 	}
-	return fmt.Errorf("%w: %s", volume.ErrUnavailable, said(plain(err).Error()))
+	return unanswered{cause: said(plain(err).Error())}
 }
 
 // answered is an error that is errAnswered too, and does not say so.
@@ -134,5 +167,5 @@ func (a answered) Unwrap() []error { return []error{a.error, errAnswered} }
 // stranger is the error for an answer that the service did not make, such as that of a
 // proxy. Nothing follows from it, whatever its status.
 func stranger(status int) error {
-	return fmt.Errorf("%w: it answers %d %s, in no way that the service would", volume.ErrUnavailable, status, http.StatusText(status))
+	return unanswered{answers(status), ", in no way that the service would"}
 }

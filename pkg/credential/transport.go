@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +67,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p, ok := req.Context().Value(patienceKey{}).(*time.Duration); ok {
+		*p = patienceOf(resp, time.Now())
+	}
 	if resp.StatusCode/100 == 3 {
 		_ = resp.Body.Close()
 		return nil, elsewhere{resp.StatusCode, hostIn(resp.Header.Get("Location"))}
@@ -101,6 +106,37 @@ func hostIn(location string) string {
 		return ""
 	}
 	return u.Host
+}
+
+// patienceKey finds in the context of a request where to put for how long the answer
+// asks not to be asked again.
+type patienceKey struct{}
+
+// withPatience is a context for a request, and for how long its answer asks not to be
+// asked again; 0 if it does not.
+func withPatience(ctx context.Context) (context.Context, *time.Duration) {
+	p := new(time.Duration)
+	return context.WithValue(ctx, patienceKey{}, p), p
+}
+
+// patienceOf is the Retry-After of an answer (RFC 9110, section 10.2.3) that has one
+// because the service is overloaded or away; 0 for none.
+func patienceOf(resp *http.Response, now time.Time) time.Duration {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	text := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		// By the clock of who says so, if it shows that.
+		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			now = date
+		}
+		return max(0, at.Sub(now))
+	}
+	return 0
 }
 
 // limited is a body that fails, rather than ends, at its limit.
