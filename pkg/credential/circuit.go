@@ -24,8 +24,8 @@ const (
 // With the longest pause of a volume between two tries it is below the same 90 seconds.
 const longestPatience = 40 * time.Second
 
-// circuit keeps those who ask a service from asking while it is away. All volumes of a
-// source share one.
+// circuit keeps those who ask a service from asking while it is away. All volumes of
+// all sources at one address share one (shareCircuits).
 //
 // An open circuit stops a tenant, which is a namespace, only after one of its own
 // requests failed: what hangs may hang for that tenant alone, whose requests must not

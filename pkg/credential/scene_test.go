@@ -104,3 +104,12 @@ func wantFields(t testing.TB, c Credential, want map[string]string) {
 		t.Errorf("%d fields, want %d", len(c.Fields), len(want))
 	}
 }
+
+// quoted is a text of several lines as YAML takes it.
+func quoted(text string) string {
+	out, err := json.Marshal(text)
+	if err != nil {
+		panic(err)
+	}
+	return string(out)
+}

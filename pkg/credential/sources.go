@@ -84,6 +84,7 @@ func Parse(text []byte) (*Sources, error) {
 		}
 		s.byName[name] = source
 	}
+	shareCircuits(s.byName)
 	return s, nil
 }
 
