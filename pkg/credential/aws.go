@@ -135,7 +135,7 @@ func (s *awsSession) Read(ctx context.Context, token podtoken.Token, _ Read) (Cr
 	}
 	begin := time.Now()
 	err := s.aws.service.ask(ctx, token.Claims.Namespace, doing, func(ctx context.Context) error {
-		text, err := s.aws.service.send(ctx, post{doing: doing, target: s.aws.endpoint, contentType: formType, body: form.Encode(), hide: token.Text, explain: awsError})
+		text, err := s.aws.service.send(ctx, post{doing: doing, target: s.aws.endpoint, contentType: formType, body: form.Encode(), hide: token.Text, explain: awsError, bad: volume.ErrDenied})
 		if err != nil {
 			return err
 		}

@@ -194,7 +194,7 @@ func (s *exchangeSession) Read(ctx context.Context, token podtoken.Token, _ Read
 	begin := time.Now()
 	var answer map[string]any
 	err := e.service.post(ctx, post{
-		tenant: token.Claims.Namespace, doing: doing, target: e.tokenURL, contentType: formType, body: form.Encode(), hide: token.Text, explain: oauthError,
+		tenant: token.Claims.Namespace, doing: doing, target: e.tokenURL, contentType: formType, body: form.Encode(), hide: token.Text, explain: oauthError, bad: volume.ErrDenied,
 	}, &answer)
 	if err != nil {
 		return Credential{}, err
@@ -233,7 +233,7 @@ func (s *exchangeSession) impersonate(ctx context.Context, tenant string, c Cred
 	bearer := c.Fields["access_token"]
 	begin := time.Now()
 	if err := e.iam.post(ctx, post{
-		tenant: tenant, doing: doing, target: target, contentType: "application/json", body: string(body), bearer: bearer, explain: googleError,
+		tenant: tenant, doing: doing, target: target, contentType: "application/json", body: string(body), bearer: bearer, explain: googleError, bad: volume.ErrInvalid,
 	}, &answer); err != nil {
 		return Credential{}, err
 	}

@@ -197,6 +197,7 @@ func TestUnfriendlyAnswersOfCloudsHaveTheirErrors(t *testing.T) {
 		{"aws", "refused by a proxy", 403, "<html>" + canary + "</html>", volume.ErrUnavailable, "in no way"},
 		{"aws", "too much", 400, `<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>`, volume.ErrUnavailable, "Throttling Rate"},
 		{"aws", "without the issuer", 400, `<ErrorResponse><Error><Code>IDPCommunicationError</Code></Error></ErrorResponse>`, volume.ErrUnavailable, "IDPCommunicationError"},
+		{"gcp", "a bad request", 400, `{"error":{"status":"INVALID_ARGUMENT","message":"Request contains an invalid argument"}}`, volume.ErrInvalid, "INVALID_ARGUMENT Request"},
 		{"oidc", "not now", 400, `{"error":"temporarily_unavailable"}`, volume.ErrUnavailable, "temporarily_unavailable"},
 		{"gcp", "refused by a proxy", 404, `{"message":"` + canary + `"}`, volume.ErrUnavailable, "in no way"},
 		{"gcp", "not now", 403, `{"error":{"status":"UNAVAILABLE"}}`, volume.ErrUnavailable, "UNAVAILABLE"},

@@ -39,7 +39,12 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		// slow says that it ends at the time limit of a request.
 		slow bool
 	}{
-		{name: "400", answer: vaultError(400, "invalid role name"), want: volume.ErrDenied, says: "invalid role name"},
+		{name: "400", answer: vaultError(400, "invalid role name"), want: volume.ErrDenied, says: "invalid role name", atLogin: true},
+		{name: "400", answer: vaultError(400, "unknown role"), want: volume.ErrInvalid, says: "unknown role", atRead: true},
+		{name: "an upgrade of kv", answer: vaultError(400, "Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief period and will resume service shortly."),
+			want: volume.ErrUnavailable, says: "400 Bad Request: Upgrading from"},
+		{name: "an upgrade of kv elsewhere", answer: vaultError(400, "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be unavailable for a brief period and will resume service when the primary is finished."),
+			want: volume.ErrUnavailable, says: "Waiting for the primary"},
 		{name: "401", answer: vaultError(401, "who are you"), want: volume.ErrDenied, says: "401 Unauthorized: who are you"},
 		{name: "403", answer: vaultError(403, "permission denied"), want: volume.ErrDenied, says: "permission denied"},
 		{name: "404", answer: vaultError(404, "no handler for route"), want: volume.ErrPrecondition, says: "404 Not Found: no handler for route"},
@@ -48,7 +53,8 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		}, want: volume.ErrPrecondition, says: "404 Not Found: it is version 2 of kv", atRead: true},
 		{name: "warnings of another server", answer: write(404, `{"warnings":["`+canary+`"]}`), want: volume.ErrUnavailable, says: "404 Not Found, in no way"},
 		{name: "404, nothing there", answer: write(404, `{"errors":[]}`), want: volume.ErrPrecondition, says: "nothing at that path", atRead: true},
-		{name: "405", answer: vaultError(405, "unsupported operation"), want: volume.ErrDenied, says: "unsupported"},
+		{name: "405", answer: vaultError(405, "unsupported operation"), want: volume.ErrDenied, says: "unsupported", atLogin: true},
+		{name: "405", answer: vaultError(405, "unsupported operation"), want: volume.ErrInvalid, says: "unsupported", atRead: true},
 		{name: "429", answer: vaultError(429, "rate limit quota exceeded"), want: volume.ErrUnavailable, says: "429 Too Many Requests: rate limit"},
 		{name: "500", answer: vaultError(500, "internal error"), want: volume.ErrUnavailable, says: "internal error"},
 		{name: "502 of a proxy", answer: write(502, "<html>"+canary+"</html>"), want: volume.ErrUnavailable, says: "502 Bad Gateway"},

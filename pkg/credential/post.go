@@ -32,6 +32,8 @@ type post struct {
 	hide          secret.Text // is in the body, and an error might quote it
 	// explain finds in the body of a refusal what the service calls its error.
 	explain func([]byte) explained
+	// bad is the sentinel for what the service calls a bad request.
+	bad error
 }
 
 // post makes a request and decodes the JSON of the answer.
@@ -82,7 +84,7 @@ func (s *service) send(ctx context.Context, p post) (string, error) {
 		case e.passing:
 			return "", unanswered{answers(resp.StatusCode), ": " + what}
 		default:
-			return "", refusal(resp.StatusCode, what)
+			return "", refusal(resp.StatusCode, what, p.bad)
 		}
 	}
 	return string(text), nil

@@ -101,8 +101,8 @@ func plain(err error) error {
 var errAnswered = errors.New("for this request")
 
 // refusal is the error for a status that is no success, from a service that says so
-// itself.
-func refusal(status int, text string) error {
+// itself. bad is the sentinel for what it calls a bad request.
+func refusal(status int, text string, bad error) error {
 	what := answers(status)
 	if text != "" {
 		text = ": " + text
@@ -118,6 +118,7 @@ func refusal(status int, text string) error {
 	case status == http.StatusRequestTimeout, status == http.StatusPreconditionFailed:
 		return unanswered{what, text}
 	case status >= 400 && status < 500 && status < 470: // 472 and 473 are Vault's standby nodes
+		sentinel = bad
 	case status == http.StatusInternalServerError, status == http.StatusNotImplemented:
 		// One place behind it may be broken, such as one database of many.
 		sentinel = answered{volume.ErrUnavailable}

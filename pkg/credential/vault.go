@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -284,6 +285,11 @@ func firstOf(values ...string) string {
 // call makes a request to Vault and turns its errors into ours. hide is the secret of
 // the request, which an error might quote.
 func (s *vaultSession) call(ctx context.Context, doing, hide string, request func(ctx context.Context) (*api.Secret, error)) (*api.Secret, error) {
+	return s.callFor(ctx, volume.ErrDenied, doing, hide, request)
+}
+
+// callFor is call with the sentinel for what Vault calls a bad request.
+func (s *vaultSession) callFor(ctx context.Context, bad error, doing, hide string, request func(ctx context.Context) (*api.Secret, error)) (*api.Secret, error) {
 	said := func(text string) string { return said(text, s.vault.service.shown(doing), hide) }
 	var answer *api.Secret
 	err := s.vault.service.ask(ctx, s.tenant, doing, func(ctx context.Context) error {
@@ -298,7 +304,11 @@ func (s *vaultSession) call(ctx context.Context, doing, hide string, request fun
 			if refused.RawError || refused.Errors == nil {
 				return stranger(refused.StatusCode)
 			}
-			return refusal(refused.StatusCode, said(strings.Join(refused.Errors, "; ")))
+			text := strings.Join(refused.Errors, "; ")
+			if refused.StatusCode == http.StatusBadRequest && upgrading(text) {
+				return fmt.Errorf("%w: %s: %s", answered{volume.ErrUnavailable}, answers(refused.StatusCode), said(text))
+			}
+			return refusal(refused.StatusCode, said(text), bad)
 		case errors.Is(err, errTooLarge):
 			return fmt.Errorf("%w: %w", volume.ErrUnavailable, errTooLarge)
 		case isNetwork(err):
@@ -308,6 +318,13 @@ func (s *vaultSession) call(ctx context.Context, doing, hide string, request fun
 		return fmt.Errorf("%w: its answer is not that of a Vault server", volume.ErrUnavailable)
 	})
 	return answer, err
+}
+
+// upgrading says whether an error is the one with which an engine kv answers 400 while
+// it becomes one of version 2, or waits for the primary to make it one
+// (vault-plugin-secrets-kv, upgrade.go).
+func upgrading(text string) bool {
+	return strings.Contains(strings.ToLower(text), "from non-versioned to versioned data")
 }
 
 // isNetwork says whether a request failed before there was an answer to decode.

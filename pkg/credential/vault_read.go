@@ -18,7 +18,9 @@ import (
 func (s *vaultSession) read(ctx context.Context, l *login, p place, read Read) (Credential, error) {
 	doing := "read " + p.path
 	begin := s.now()
-	answer, err := s.call(ctx, doing, l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
+	// A bad request is no word on what the pod may have: a role of a database that is
+	// gone takes no login away that was got with it.
+	answer, err := s.callFor(ctx, volume.ErrInvalid, doing, l.token.Reveal(), func(ctx context.Context) (*api.Secret, error) {
 		if !p.write {
 			return readLogical(ctx, l.client, p.path)
 		}

@@ -196,6 +196,7 @@ func TestRefusalsTakeAwayAfterAWhile(t *testing.T) {
 		{"a read", denied, 20 * time.Second, false},
 		{"nothing there", fmt.Errorf("%w: none", volume.ErrPrecondition), 20 * time.Second, false},
 		{"a login", login, 80 * time.Second, false},
+		{"a bad request", fmt.Errorf("%w: unknown role", volume.ErrInvalid), 10 * time.Minute, true},
 		{"the service is away", fmt.Errorf("%w: away", volume.ErrUnavailable), 10 * time.Minute, true},
 		{"what came does not fit", fmt.Errorf("%w: %w", volume.ErrPrecondition, errOwn), 10 * time.Minute, true},
 	} {
