@@ -145,7 +145,7 @@ func (s *awsSession) Read(ctx context.Context, token podtoken.Token, _ Read) (Cr
 		return nil
 	})
 	if err != nil {
-		return Credential{}, err
+		return Credential{}, asLogin(err)
 	}
 	c := answer.Result.Credentials
 	if c.AccessKeyID == "" || c.SecretAccessKey == "" || c.SessionToken == "" || c.Expiration.Before(begin) || c.Expiration.Sub(begin) > maxLife {
@@ -178,6 +178,10 @@ func awsError(body []byte) explained {
 	if xml.Unmarshal(body, &e) != nil {
 		return explained{}
 	}
-	return explain(e.Error.Code, e.Error.Message,
-		"Throttling", "ThrottlingException", "RequestLimitExceeded", "IDPCommunicationError", "ServiceUnavailable", "InternalFailure")
+	out := explain(e.Error.Code, e.Error.Message, "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable", "InternalFailure")
+	// AWS says so with the code that it also has for a token which is wrong, and with
+	// IDPCommunicationError only after it could not reach the cluster at all.
+	out.keys = e.Error.Code == "IDPCommunicationError" ||
+		e.Error.Code == "InvalidIdentityToken" && strings.Contains(e.Error.Message, "retrieve verification key")
+	return out
 }

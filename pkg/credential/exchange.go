@@ -197,7 +197,7 @@ func (s *exchangeSession) Read(ctx context.Context, token podtoken.Token, _ Read
 		tenant: token.Claims.Namespace, doing: doing, target: e.tokenURL, contentType: formType, body: form.Encode(), hide: token.Text, explain: oauthError, bad: volume.ErrDenied,
 	}, &answer)
 	if err != nil {
-		return Credential{}, err
+		return Credential{}, asLogin(err)
 	}
 	fields := fieldsOf(answer)
 	if fields["access_token"].IsEmpty() {

@@ -81,6 +81,8 @@ func (s *service) send(ctx context.Context, p post) (string, error) {
 		switch what := strings.TrimSpace(e.code + " " + said(e.message)); {
 		case e.code == "":
 			return "", stranger(resp.StatusCode)
+		case e.keys:
+			return "", fmt.Errorf("%w: %s: %s: it cannot fetch the keys of the cluster", answered{volume.ErrUnavailable}, answers(resp.StatusCode), what)
 		case e.passing:
 			return "", unanswered{answers(resp.StatusCode), ": " + what}
 		default:
@@ -96,6 +98,10 @@ type explained struct {
 	code, message string
 	// passing says that the service itself, or what it asks, is in trouble.
 	passing bool
+	// keys says that the service cannot fetch the keys with which the cluster signs
+	// tokens. It refuses everybody then, or all who use the same description of the
+	// cluster there, and none of them for good.
+	keys bool
 }
 
 // codeShape is that of the codes which protocols define.
@@ -105,7 +111,7 @@ func explain(code, message string, passing ...string) explained {
 	if code == "" {
 		return explained{}
 	}
-	return explained{code, message, slices.Contains(passing, code)}
+	return explained{code: code, message: message, passing: slices.Contains(passing, code)}
 }
 
 // oauthError is the error of a token service (RFC 6749, sections 4.1.2.1 and 5.2).
@@ -117,7 +123,10 @@ func oauthError(body []byte) explained {
 	if json.Unmarshal(body, &e) != nil {
 		return explained{}
 	}
-	return explain(e.Error, e.Description, "temporarily_unavailable", "server_error")
+	out := explain(e.Error, e.Description, "temporarily_unavailable", "server_error")
+	// Google's (IAM, troubleshoot workload identity federation).
+	out.keys = e.Error == "invalid_grant" && strings.Contains(e.Description, "connecting to the given credential's issuer")
+	return out
 }
 
 // googleError is the error of a Google API (google/rpc/code.proto).
