@@ -98,7 +98,7 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 					t.Errorf("the error shows too much: %.500s", text)
 				}
 				// A refusal where the pod's token is shown is one of the login.
-				if refused := c.want != volume.ErrUnavailable; errors.Is(err, ErrLogin) != (refused && request != ofImpersonation) {
+				if refused := !errors.Is(c.want, volume.ErrUnavailable); errors.Is(err, ErrLogin) != (refused && request != ofImpersonation) {
 					t.Errorf("it passes for a refused login, or for none: %v", err)
 				}
 				if _, away := s.Away(); away != c.away && !strings.Contains(c.says, "its answer is") {
