@@ -31,22 +31,29 @@ type identified struct {
 func (s *scene) identified() *identified {
 	s.t.Helper()
 	i := &identified{stays: s.run(s.withOwnToken("stays")), leaves: s.run(s.withOwnToken("leaves"))}
-	i.mount = i.stays.mountID()
+	i.mount = i.stays.identityMount()
 	i.check()
 	return i
 }
 
-// withOwnToken is a pod with its token for the audience vault at credentialsDir.
+// withOwnToken is a pod with its token for the audience vault in a file.
 func (s *scene) withOwnToken(name string) *corev1.Pod {
-	p := s.withCredentials(name, "default", "keep")
-	attributes := p.Spec.Volumes[0].CSI.VolumeAttributes
-	delete(attributes, "role")
-	attributes["source"], attributes["credentials"], attributes["files"] = "token", "me: {}", "password: me.token"
+	p := s.withCredentials(name, ask{source: "token", account: "default", credentials: "me: {}", files: "token: me.token"}, "idle")
+	delete(p.Spec.Volumes[0].CSI.VolumeAttributes, "role")
 	return p
 }
 
-// filesSet is the name of the directory that has the files which a pod sees now.
-func (p *pod) filesSet() string { return p.exec("/bin/busybox", "readlink", credentialsDir+"/..data") }
+// identityMount is the line of the table of mounts for what the pod sees.
+func (p *pod) identityMount() string {
+	p.s.t.Helper()
+	return p.exec("sh", "-c", "grep ' "+credentialsDir+" ' /proc/self/mountinfo")
+}
+
+// identityFiles is the name of the directory that has the files which a pod sees now.
+func (p *pod) identityFiles() string {
+	p.s.t.Helper()
+	return p.exec("/bin/busybox", "readlink", credentialsDir+"/..data")
+}
 
 // check demands that the pod which stays has its own token, on the mount that it has
 // had from the first.
@@ -54,7 +61,7 @@ func (i *identified) check() {
 	s, p := i.stays.s, i.stays
 	s.t.Helper()
 	review, err := s.kube.AuthenticationV1().TokenReviews().Create(s.ctx, &authenticationv1.TokenReview{
-		Spec: authenticationv1.TokenReviewSpec{Token: p.credential(), Audiences: []string{"vault"}},
+		Spec: authenticationv1.TokenReviewSpec{Token: p.exec("cat", credentialsDir+"/token"), Audiences: []string{"vault"}},
 	}, metav1.CreateOptions{})
 	s.must(err)
 	user := review.Status.User
@@ -62,7 +69,7 @@ func (i *identified) check() {
 		user.Extra["authentication.kubernetes.io/pod-name"][0] != p.name {
 		s.t.Errorf("pod %s has no token of its own: %+v", p.name, review.Status)
 	}
-	if now := p.mountID(); now != i.mount {
+	if now := p.identityMount(); now != i.mount {
 		s.t.Errorf("the mount of pod %s was %s and is %s", p.name, i.mount, now)
 	}
 }
@@ -77,7 +84,7 @@ func (i *identified) withoutDriver() {
 		s.t.Errorf("the CSIDriver object of identity volumes is left of the release: %v", err)
 	}
 	i.check()
-	i.set = i.stays.filesSet()
+	i.set = i.stays.identityFiles()
 	pods := s.kube.CoreV1().Pods(s.ns)
 	s.must(pods.Delete(s.ctx, i.leaves.name, metav1.DeleteOptions{}))
 	ended := i.leaves.await("has no container that runs", func(p *corev1.Pod) bool {
@@ -108,9 +115,9 @@ func (i *identified) back() {
 	} else if !apierrors.IsNotFound(err) {
 		s.must(err)
 	}
-	for end := time.Now().Add(republished); i.stays.filesSet() == i.set; time.Sleep(time.Second) {
+	for end := time.Now().Add(period + busy); i.stays.identityFiles() == i.set; time.Sleep(time.Second) {
 		if time.Now().After(end) {
-			s.t.Fatalf("the driver has not refreshed the files of pod %s in %s", i.stays.name, republished)
+			s.t.Fatalf("the driver has not refreshed the files of pod %s in %s", i.stays.name, period+busy)
 		}
 	}
 	i.check()
@@ -118,7 +125,7 @@ func (i *identified) back() {
 
 // fileOnNode is where the node has the file of a pod's identity volume.
 func fileOnNode(p *corev1.Pod) string {
-	return filepath.Join(cluster.KubeletDir, "pods", string(p.UID), "volumes/kubernetes.io~csi/credentials/mount/password")
+	return filepath.Join(cluster.KubeletDir, "pods", string(p.UID), "volumes/kubernetes.io~csi/credentials/mount/token")
 }
 
 func isThere(file string) bool {
