@@ -161,7 +161,7 @@ func (h *held) open(source credential.Source, t podtoken.Token) {
 func (s *Server) publish(ctx context.Context, target string, req *csi.NodePublishVolumeRequest, mounted bool) error {
 	r, err := s.parse(target, req)
 	if err == nil && !mounted && !req.GetReadonly() {
-		err = fmt.Errorf("%w: a pod must not write to an identity volume: say readOnly: true in the pod, beside driver: under csi:", volume.ErrInvalid)
+		err = fmt.Errorf("%w: a pod must not write to an identity volume: say readOnly: true in the pod, beside the name of the driver", volume.ErrInvalid)
 	}
 	var t podtoken.Token
 	if err == nil {
