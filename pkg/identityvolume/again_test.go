@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-csi/holdfast/pkg/secret"
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
@@ -56,8 +57,18 @@ func TestAMountOnTopOfOursFailsNoRepublish(t *testing.T) {
 	if err := unix.Mount("somebody-else", s.target(pod), "ramfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}
+	token := func() secret.Text {
+		h := s.find(s.target(pod))
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.token.Text
+	}
 	for range 3 {
+		before := token()
 		s.mustPublish(pod, passwordOnly())
+		if token().Equal(before) {
+			t.Error("the volume did not get the token of the call")
+		}
 	}
 	// Who has nothing there is still told.
 	s.start()
@@ -95,14 +106,20 @@ func TestAVolumeThatIsNotReadOnlyIsKept(t *testing.T) {
 	s := newScene(t)
 	pod := podNamed("web")
 	s.mustPublish(pod, passwordOnly())
+	req := s.request(pod, passwordOnly())
+	req.Readonly = false
 	for range 2 {
-		req := s.request(pod, passwordOnly())
-		req.Readonly = false
 		if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
 			t.Error(err)
 		}
 		s.start()
 	}
+	// Nor is it refused if its files are gone.
+	s.inside(s.target(pod), func(dir string) error { return os.Remove(dir + "/..data") })
+	if _, err := s.NodePublishVolume(t.Context(), req); err != nil {
+		t.Error(err)
+	}
+	s.wantFile(pod, "password", "first")
 }
 
 // TestADriverThatStopsRevokesNothingThatIsMounted: the one after it takes the volume
