@@ -34,6 +34,8 @@ type source struct {
 	dir string
 	// require are versions of modules that the programs need newer than the module says.
 	require map[string]string
+	// patches are of modules that are built with a change.
+	patches []patch
 }
 
 // programs are the sources of all that is not in Debian. The sidecars are of the
@@ -80,6 +82,9 @@ func (s source) goMod(theirs goMod) string {
 		required[r.Path] = true
 		fmt.Fprintf(&b, "require %s %s\n", r.Path, cmp.Or(s.require[r.Path], r.Version))
 	}
+	for _, p := range s.patches {
+		fmt.Fprintf(&b, "replace %s => %s\n", p.module, p.dir())
+	}
 	for _, r := range theirs.Replace {
 		if !required[r.Old.Path] {
 			continue
@@ -103,7 +108,7 @@ func (s source) build(ctx context.Context, dir string, log io.Writer) error {
 	if s.dir != "" {
 		dir = s.dir
 	}
-	stamp := filepath.Join(dir, "."+s.name+"-"+s.version)
+	stamp := filepath.Join(dir, "."+s.name+"-"+s.version+strings.Repeat("+patch", len(s.patches)))
 	if _, err := os.Stat(stamp); err == nil {
 		return nil
 	}
@@ -157,6 +162,11 @@ func (s source) writeModule(ctx context.Context, work string) error {
 	var theirs goMod
 	if err := json.Unmarshal(out, &theirs); err != nil {
 		return err
+	}
+	for _, p := range s.patches {
+		if err := p.copy(ctx, work); err != nil {
+			return err
+		}
 	}
 	sums, err := os.ReadFile(filepath.Join(got.Dir, "go.sum"))
 	if err != nil && !os.IsNotExist(err) {
