@@ -158,7 +158,7 @@ func serve(ctx context.Context, o options, engine *local.Backend, hook fault.Hoo
 		Backend: engine, NodeID: o.nodeID,
 		Warn: func(ctx context.Context, msg string, args ...any) { logger.WarnContext(ctx, msg, args...) },
 	})
-	server, err := rpc.New(rpc.Config{Endpoint: o.endpoint, Logger: logger, Metrics: metrics, Gate: ready.gate}, func(r grpc.ServiceRegistrar) {
+	server, err := rpc.New(rpc.Config{Endpoint: o.endpoint, Logger: logger, Metrics: metrics, Gate: ready.gate, Repeats: nodes.Repeats}, func(r grpc.ServiceRegistrar) {
 		csi.RegisterIdentityServer(r, ids)
 		csi.RegisterControllerServer(r, controllers)
 		csi.RegisterNodeServer(r, nodes)

@@ -36,7 +36,8 @@ type key struct {
 //
 // Publish and unpublish share their volume, since each works on a target path of
 // its own. A snapshot that is copied is shared. A live volume that is copied is
-// alone, as is everything else.
+// alone, as is everything else. A publish that cannot have its volume is looked at
+// before it is turned away: it may ask for what is so already (operations.repeat).
 func keysOf(req any) (keys []key, changes bool) {
 	switch r := req.(type) {
 	case *csi.CreateVolumeRequest:

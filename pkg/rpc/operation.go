@@ -23,6 +23,8 @@ type operations struct {
 	log      *callLog
 	locks    *locks
 	base     context.Context // every operation's ancestor; ends at a forced stop
+	// repeats is Config.Repeats.
+	repeats func(ctx context.Context, req any) (resp any, ok bool)
 
 	mu      sync.Mutex
 	current map[fingerprint]*operation // those that can be joined
@@ -176,6 +178,10 @@ func (s *operations) run(wait context.Context, op *operation, keys []key, next g
 	defer op.dismiss()
 	c := &claim{keys: keys, holder: op}
 	if err := s.locks.acquire(wait, c, s.patience); err != nil {
+		if resp, ok := s.repeat(op, keys, err); ok {
+			s.end(op, resp, nil)
+			return
+		}
 		s.end(op, nil, s.finalError(op, err))
 		return
 	}

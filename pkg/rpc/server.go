@@ -38,6 +38,10 @@ type Config struct {
 	// can. It is called for each of them and must answer from memory. nil means
 	// always.
 	Gate func() error
+	// Repeats answers a call that asks for what is so already; ok is false for any other
+	// one. It changes nothing, and is called for one that cannot have the lock of its
+	// volume, while nobody else works on the path that it names. It may be nil.
+	Repeats func(ctx context.Context, req any) (resp any, ok bool)
 	// OperationTimeout is how long a call may take, whatever its caller's deadline:
 	// 0 means DefaultOperationTimeout.
 	OperationTimeout time.Duration
@@ -81,6 +85,7 @@ func New(cfg Config, register func(grpc.ServiceRegistrar)) (*Server, error) {
 		ops:    newOperations(base, cfg.OperationTimeout, cfg.LockWait, log),
 		abort:  abort,
 	}
+	s.ops.repeats = cfg.Repeats
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.ForceServerCodecV2(newEnvelopeCodec()),

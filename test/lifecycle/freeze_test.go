@@ -19,6 +19,7 @@ func TestFreeze(t *testing.T) {
 	s.run("a freeze that takes too long ends, and the snapshot fails", freezeTimesOut)
 	s.run("a second driver does not thaw what the first has frozen", secondDriverLeavesFrozen)
 	s.run("a second driver thaws what the first died on", secondDriverThaws)
+	s.run("a publish is repeated while the filesystem is frozen", publishedWhileFrozen)
 }
 
 // thawAtEnd is for a test that fails: a writer in a frozen filesystem cannot be
@@ -129,4 +130,36 @@ func secondDriverThaws(s *site) {
 	s.driver = second
 	s.mustHaveNothingUnderway()
 	s.restart("") // on the usual socket
+}
+
+// publishedWhileFrozen does what kubelet does while a snapshot takes long: it publishes
+// again what the pod has, and another pod's view of the volume.
+func publishedWhileFrozen(s *site) {
+	for _, claim := range []orchestrator.Claim{ext4("again-ext4"), xfs("again-xfs")} {
+		p := s.launch(claim)
+		writer := p.journal()
+		p.thawAtEnd()
+		s.restart("freeze/frozen=sleep:3s")
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.driver.Snapshot(s.ctx, claim.Name, p.id)
+			answer <- err
+		}()
+		waitStep(s, "freeze/frozen")
+		begin := time.Now()
+		_, err := s.driver.Publish(s.ctx, p.id, p.name, p.claim, false)
+		took := time.Since(begin)
+		s.must(err)
+		_, err = s.driver.Publish(s.ctx, p.id, "another", p.claim, false)
+		s.mustRefuse(err, codes.Aborted, "CreateSnapshot")
+		select {
+		case err := <-answer:
+			s.t.Fatalf("the snapshot ended too soon for this test: %v", err)
+		default:
+		}
+		s.t.Logf("%s: answered after %s", claim.Name, took)
+		s.must(<-answer)
+		s.mustGoOn(writer)
+	}
+	s.restart("")
 }
