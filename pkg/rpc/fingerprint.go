@@ -14,7 +14,8 @@ type fingerprint [sha256.Size]byte
 
 // fingerprintOf is the same for two calls of one method whose requests are equal
 // but for secrets and for what Kubernetes adds of its own: kubelet repeats a call
-// with fresh tokens.
+// with fresh tokens. Who joins an operation gets what it does with the tokens that it
+// began with; newer ones count from the next call on.
 func fingerprintOf(method string, req any) fingerprint {
 	msg, ok := req.(proto.Message)
 	if !ok {
