@@ -186,16 +186,27 @@ func TestWhatCannotBeRemovedStopsNoSet(t *testing.T) {
 }
 
 // TestWithoutRoomForALinkTheOldSetStays fills the filesystem between two sets of which
-// the second has one more file.
+// the second has two more files: at each step of writing it.
 func TestWithoutRoomForALinkTheOldSetStays(t *testing.T) {
-	// The root, and for each set its directory and files; a link to it; one for each name.
-	const old, room = 1 + 2 + 1 + 1, 4
-	s := newScene(t, fmt.Sprintf("4m,nr_inodes=%d", old+room))
-	before := files("a", "1")
-	s.write(before)
-	// A directory, three files, and no link.
-	if err := s.Write(files("a", "2", "b", "3", "c", "4"), gid, Set{}); !errors.Is(err, unix.ENOSPC) {
-		t.Fatalf("got error %v", err)
+	// The root; a directory with a file; the link to it; and one to the file.
+	const old = 1 + 2 + 1 + 1
+	// A directory with three files, the links to two of them, and one to it.
+	const needed = 4 + 2 + 1
+	for room := range needed + 1 {
+		s := newScene(t, fmt.Sprintf("4m,nr_inodes=%d", old+room))
+		before, after := files("a", "1"), files("a", "2", "b", "3", "c", "4")
+		s.write(before)
+		err := s.Write(after, gid, Set{})
+		switch {
+		case room == needed:
+			if err != nil {
+				t.Errorf("with room for all: %v", err)
+			}
+			s.want(after)
+		case !errors.Is(err, unix.ENOSPC):
+			t.Errorf("with room for %d: got error %v", room, err)
+		default:
+			s.want(before)
+		}
 	}
-	s.want(before)
 }
