@@ -50,6 +50,24 @@ func TestWhatCannotBeLookedAtFailsNoRepublish(t *testing.T) {
 	s.wantFile(pod, "password", "first")
 }
 
+// TestOneCallWorksOnATarget: kubelet's directory may have two spellings, which look like
+// two targets to who counts calls.
+func TestOneCallWorksOnATarget(t *testing.T) {
+	s := newScene(t)
+	pod := podNamed("web")
+	goOn := s.hang()
+	first := make(chan error, 1)
+	go func() { first <- s.publish(pod, passwordOnly()) }()
+	s.eventually(pod, nil, "Vault is asked", func() bool { return s.vault.Count("") > 0 })
+	wantErr(t, s.publish(pod, passwordOnly()), volume.ErrBusy, "another call")
+	wantErr(t, s.unpublish(pod), volume.ErrBusy, "another call")
+	goOn()
+	if err := <-first; err == nil {
+		t.Error("it was published with what Vault did not say")
+	}
+	s.eventually(pod, nil, "it is published after all", func() bool { return s.publish(pod, passwordOnly()) == nil })
+}
+
 func TestAMountOnTopOfOursFailsNoRepublish(t *testing.T) {
 	s := newScene(t)
 	pod := podNamed("web")
@@ -70,6 +88,7 @@ func TestAMountOnTopOfOursFailsNoRepublish(t *testing.T) {
 			t.Error("the volume did not get the token of the call")
 		}
 	}
+	s.eventually(pod, passwordOnly(), "a notice", func() bool { return len(s.said(RefreshFailed)) > 0 })
 	// Who has nothing there is still told.
 	s.start()
 	wantErr(t, s.publish(pod, passwordOnly()), volume.ErrExists, "somebody-else")

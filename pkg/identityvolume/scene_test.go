@@ -102,6 +102,9 @@ sources:
 		s.t.Fatal(err)
 	}
 	s.Server = New(Config{NodeID: "node-1", Kubelet: root, Sources: sources, Pace: quick(), Swappable: func() { s.toldOfSwap.Store(true) }, Notice: func(pod podtoken.Pod, reason Reason, text string) {
+		if strings.Contains(text, "\n") {
+			s.t.Errorf("a notice has more than one line: %q", text)
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.notices = append(s.notices, fmt.Sprintf("%s %s: %s", pod, reason, text))
