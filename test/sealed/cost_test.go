@@ -43,7 +43,8 @@ type load struct {
 // BenchmarkDataPath measures what sealing costs: the same loads on files of sealed and
 // of plain ext4 volumes of one pool, one after the other in every round, in alternating
 // order. It writes a table of the rates and of the ratios to the plain one with direct
-// I/O in the same round: median (smallest to largest). It takes about five minutes.
+// I/O in the same round: median (smallest to largest). It takes about eight
+// minutes.
 //
 //	HOLDFAST_ROOT_TESTS=1 go test ./test/sealed -run '^$' -bench DataPath -benchtime 1x -timeout 20m
 func BenchmarkDataPath(b *testing.B) {

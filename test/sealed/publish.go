@@ -19,8 +19,8 @@ const DirName = "data"
 // The steps of a first publish, in order, at which a test can interrupt it.
 const (
 	StepKeyMade   = "key made"
-	StepRecorded  = "recorded"
 	StepDirectory = "directory made"
+	StepRecorded  = "recorded"
 	StepSealed    = "policy set"
 )
 
@@ -50,8 +50,9 @@ func (v Volume) Root() (*os.File, error) { return os.Open(v.Staging) }
 // always asks keeper, also if the volume is unlocked already for another pod.
 //
 // It is volume.ErrDenied if keeper refuses, and volume.ErrPrecondition if what is there
-// is not encrypted with the key of the record. Then nothing is bound, and a key that
-// was not there before is taken away.
+// is not encrypted with the key of the record, volume.ErrDataLoss if the record or the
+// directory is gone. Then nothing is bound, and a key that was not there before is taken
+// away.
 func (v Volume) Publish(ctx context.Context, keeper Keeper, target string) error {
 	root, err := v.Root()
 	if err != nil {
@@ -108,9 +109,13 @@ func (v Volume) unlock(ctx context.Context, root *os.File, keeper Keeper) (id Ke
 	return got, before, nil
 }
 
-// unlockNew makes a key and its record. The record is durable before anything is
-// encrypted: data whose key nobody has are lost.
+// unlockNew makes a key, the directory, and the record, in this order: a directory that
+// has no policy is unfinished, a record without a directory has lost it. The record is
+// durable before anything is encrypted: data whose key nobody has are lost.
 func (v Volume) unlockNew(ctx context.Context, root *os.File, names *os.Root, keeper Keeper) (KeyID, KeyStatus, error) {
+	if err := mustBeNew(names); err != nil {
+		return KeyID{}, 0, err
+	}
 	text, wrapped, err := keeper.New(ctx)
 	if err != nil {
 		return KeyID{}, 0, err
@@ -120,22 +125,40 @@ func (v Volume) unlockNew(ctx context.Context, root *os.File, names *os.Root, ke
 		err = v.at(StepKeyMade)
 	}
 	if err == nil {
-		err = Record{KeyID: id.String(), Wrapped: wrapped}.Write(names)
-	}
-	if err == nil {
-		err = v.at(StepRecorded)
-	}
-	if err == nil {
 		err = makeDir(names)
 	}
 	if err == nil {
 		err = v.at(StepDirectory)
+	}
+	if err == nil {
+		err = Record{KeyID: id.String(), Wrapped: wrapped}.Write(names)
+	}
+	if err == nil {
+		err = v.at(StepRecorded)
 	}
 	if err != nil && id != (KeyID{}) {
 		_, rerr := RemoveKeyOfAll(root, id)
 		err = errors.Join(err, rerr)
 	}
 	return id, KeyAbsent, err
+}
+
+// mustBeNew is volume.ErrDataLoss if the directory of a volume that has no record is
+// encrypted: a new record would be in the place of one that may still be found.
+func mustBeNew(names *os.Root) error {
+	dir, err := names.Open(DirName)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	id, ok, err := PolicyOf(dir)
+	if err == nil && ok {
+		err = fmt.Errorf("%w: %s is encrypted with key %s, and %s is gone", volume.ErrDataLoss, dir.Name(), id, RecordName)
+	}
+	return err
 }
 
 func addText(root *os.File, text string) (KeyID, error) {
@@ -190,10 +213,10 @@ func (v Volume) openSealed(id KeyID) (*os.File, error) {
 		return nil, err
 	}
 	defer names.Close()
-	if err := makeDir(names); err != nil {
-		return nil, err
-	}
 	dir, err := names.Open(DirName)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: there is %s, and no %s: %w", volume.ErrDataLoss, RecordName, DirName, err)
+	}
 	if err != nil {
 		return nil, err
 	}

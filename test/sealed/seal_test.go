@@ -27,6 +27,7 @@ func TestSealing(t *testing.T) {
 		{"a refused pod gets nothing", refusedPodGetsNothing},
 		{"a wrong key is not bound", wrongKeyIsNotBound},
 		{"a directory that is not sealed is not bound", unsealedDirectoryIsNotBound},
+		{"what is lost is not made anew", lostIsNotMadeAnew},
 		{"a key opens the filesystem, not a pod", keyOpensTheFilesystem},
 		{"a first publish that was cut off goes on", cutOffPublishGoesOn},
 	} {
@@ -204,6 +205,29 @@ func unsealedDirectoryIsNotBound(s *site) {
 	e.unstage()
 }
 
+// lostIsNotMadeAnew: a repair of the filesystem may put the record or the directory into
+// lost+found.
+func lostIsNotMadeAnew(s *site) {
+	e := s.ext4(orchestrator.Claim{Name: "lost"})
+	keeper := newKeeper(s.t)
+	e.write(filepath.Join(e.publish(keeper, "pod-1"), "file"), 4)
+	e.unpublish("pod-1")
+	s.must(e.Lock())
+	for _, name := range []string{RecordName, DirName} {
+		from, to := filepath.Join(e.Staging, name), filepath.Join(e.Staging, "lost+found", "found")
+		s.must(os.Rename(from, to))
+		s.mustBe(e.Publish(s.ctx, keeper, e.target("pod-1")), volume.ErrDataLoss, "publish without "+name)
+		e.mustNotBeMounted("pod-1")
+		if _, err := os.Stat(from); err == nil {
+			s.t.Errorf("%s was made anew", name)
+		}
+		s.must(os.Rename(to, from))
+		e.mustHaveKey(KeyAbsent)
+	}
+	e.verify(filepath.Join(e.publish(keeper, "pod-1"), "file"), 4)
+	e.end("pod-1")
+}
+
 func keyOpensTheFilesystem(s *site) {
 	e := s.ext4(orchestrator.Claim{Name: "two-pods"})
 	keeper := newKeeper(s.t)
@@ -223,7 +247,7 @@ func keyOpensTheFilesystem(s *site) {
 // a first publish, as a power cut would, and publishes again.
 func cutOffPublishGoesOn(s *site) {
 	cut := errors.New("cut off")
-	for _, step := range []string{StepKeyMade, StepRecorded, StepDirectory, StepSealed} {
+	for _, step := range []string{StepKeyMade, StepDirectory, StepRecorded, StepSealed} {
 		e := s.ext4(orchestrator.Claim{Name: "cut-off-" + strings.ReplaceAll(step, " ", "-")})
 		keeper := newKeeper(s.t)
 		v := e.Volume
@@ -244,7 +268,7 @@ func cutOffPublishGoesOn(s *site) {
 
 		e.stage()
 		before, kerr := e.KeyID()
-		if (kerr == nil) != (step != StepKeyMade) {
+		if (kerr == nil) != (step == StepRecorded || step == StepSealed) {
 			s.t.Errorf("after %q: the record's key: %v", step, kerr)
 		}
 		e.write(filepath.Join(e.publish(keeper, "pod-1"), "file"), 3)
