@@ -66,6 +66,9 @@ func (p *pool) frozen(ctx context.Context, src object, root *os.File, fn func() 
 		return err
 	}
 	if err := filesystem.Sync(root); err != nil {
+		if dead := filesystem.Alive(root); errors.Is(dead, volume.ErrPrecondition) {
+			err = dead // which says what to do
+		}
 		return fmt.Errorf("sync before freezing: %w", err)
 	}
 	if err := p.store.commit(); err != nil {
