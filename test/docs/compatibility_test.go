@@ -37,8 +37,10 @@ var (
 func built(t *testing.T) map[string]string {
 	t.Helper()
 	versions := map[string]string{}
-	for _, m := range builtHere.FindAllStringSubmatch(readFile(t, "test/cluster/build.go"), -1) {
-		versions[m[1]] = m[2]
+	for _, file := range []string{"test/cluster/build.go", "test/cluster/vault.go"} {
+		for _, m := range builtHere.FindAllStringSubmatch(readFile(t, file), -1) {
+			versions[m[1]] = m[2]
+		}
 	}
 	version := kubernetes.FindStringSubmatch(readFile(t, "test/cluster/layout.go"))
 	if len(versions) == 0 || version == nil {
@@ -101,6 +103,10 @@ func TestCompatibilityNamesTheVersionsThatAreUsed(t *testing.T) {
 		if here != tested[name] {
 			t.Errorf("%s says tested is %v for %s %s, built for the tests is %v", compatibility, tested[name], name, version, here)
 		}
+	}
+
+	if first := rows(t, section(t, document, "## Sources of credentials"))[0]; first[0] != "HashiCorp Vault "+programs["github.com/hashicorp/vault"] {
+		t.Errorf("the first source of credentials is %v, the tests build Vault %s", first, programs["github.com/hashicorp/vault"])
 	}
 
 	spec := rows(t, section(t, document, "## CSI"))[0]
