@@ -49,12 +49,11 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 		{name: "503", status: 503, want: volume.ErrUnavailable, says: "503 Service Unavailable: Any in its own words", away: true},
 		{name: "503 of a proxy", answer: write(503, ""), want: volume.ErrUnavailable, says: "503 Service Unavailable, in no way", away: true},
 		{name: "504", answer: write(504, "null"), want: volume.ErrUnavailable, says: "504 Gateway Timeout, in no way", away: true},
-		{name: "slow", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, want: volume.ErrUnavailable, says: "deadline", slow: true, away: true},
+		{name: "slow", answer: hang, want: volume.ErrUnavailable, says: "deadline", slow: true, away: true},
 		{name: "slow body", answer: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprint(w, canary)
 			w.(http.Flusher).Flush()
-			<-r.Context().Done()
-			panic(http.ErrAbortHandler) // an end of the body may come through still
+			hang(w, r)
 		}, want: volume.ErrUnavailable, says: "read its answer", slow: true, away: true},
 		{name: "hangs up", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: volume.ErrUnavailable, says: "", away: true},
 		{name: "garbage", answer: write(200, "\x00\xff{<"+canary), want: volume.ErrUnavailable, says: "its answer is"},
@@ -114,9 +113,9 @@ func TestACloudObeysContexts(t *testing.T) {
 	for _, request := range []string{ofOIDC, ofAWS, ofFederation, ofImpersonation} {
 		t.Run(request, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
-			server := newFaultyCloud(t, request, func(_ http.ResponseWriter, r *http.Request) {
+			server := newFaultyCloud(t, request, func(w http.ResponseWriter, r *http.Request) {
 				cancel()
-				<-r.Context().Done()
+				hang(w, r)
 			})
 			s, role := cloudAt(t, request, server.URL, server.ca())
 			begin := time.Now()

@@ -60,7 +60,7 @@ func TestEveryAnswerOfAnUnfriendlyServiceHasItsError(t *testing.T) {
 		{name: "502 of a proxy", answer: write(502, "<html>"+canary+"</html>"), want: volume.ErrUnavailable, says: "502 Bad Gateway"},
 		{name: "503", answer: vaultError(503, "Vault is sealed"), want: volume.ErrUnavailable, says: "Vault is sealed"},
 		{name: "473", answer: vaultError(473, "performance standby"), want: volume.ErrUnavailable, says: "473"},
-		{name: "slow", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, want: volume.ErrUnavailable, says: "deadline", slow: true},
+		{name: "slow", answer: hang, want: volume.ErrUnavailable, says: "deadline", slow: true},
 		{name: "slow body", answer: func(w http.ResponseWriter, r *http.Request) {
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -112,4 +113,11 @@ func quoted(text string) string {
 		panic(err)
 	}
 	return string(out)
+}
+
+// hang answers nothing until the client has gone, and nothing then: the end of an
+// answer may reach a client that is about to close its connection.
+func hang(_ http.ResponseWriter, r *http.Request) {
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
 }
