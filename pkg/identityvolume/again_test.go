@@ -69,35 +69,43 @@ func TestOneCallWorksOnATarget(t *testing.T) {
 }
 
 func TestAMountOnTopOfOursFailsNoRepublish(t *testing.T) {
-	s := newScene(t)
-	pod := podNamed("web")
-	s.mustPublish(pod, passwordOnly())
-	if err := unix.Mount("somebody-else", s.target(pod), "ramfs", 0, ""); err != nil {
-		t.Fatal(err)
+	for _, kind := range []string{"ramfs", "tmpfs"} {
+		t.Run(kind, func(t *testing.T) {
+			s := newScene(t)
+			pod := podNamed("web")
+			s.mustPublish(pod, passwordOnly())
+			if err := unix.Mount("somebody-else", s.target(pod), kind, 0, ""); err != nil {
+				t.Fatal(err)
+			}
+			token := func() secret.Text {
+				h := s.find(s.target(pod))
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				return h.token.Text
+			}
+			for range 3 {
+				before := token()
+				s.mustPublish(pod, passwordOnly())
+				if token().Equal(before) {
+					t.Error("the volume did not get the token of the call")
+				}
+			}
+			s.eventually(pod, passwordOnly(), "a notice", func() bool { return len(s.said(RefreshFailed)) > 0 })
+			// Nobody else's filesystem gets what is the pod's.
+			if entries, err := os.ReadDir(s.target(pod)); err != nil || len(entries) > 0 {
+				t.Errorf("in what is mounted on top there are %v, %v", entries, err)
+			}
+			// Who has nothing there is still told.
+			s.start()
+			wantErr(t, s.publish(pod, passwordOnly()), volume.ErrExists, "somebody-else")
+			if err := unix.Unmount(s.target(pod), 0); err != nil {
+				t.Fatal(err)
+			}
+			s.mustPublish(pod, passwordOnly())
+			s.wantFile(pod, "password", "first")
+			s.at(pod)
+		})
 	}
-	token := func() secret.Text {
-		h := s.find(s.target(pod))
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return h.token.Text
-	}
-	for range 3 {
-		before := token()
-		s.mustPublish(pod, passwordOnly())
-		if token().Equal(before) {
-			t.Error("the volume did not get the token of the call")
-		}
-	}
-	s.eventually(pod, passwordOnly(), "a notice", func() bool { return len(s.said(RefreshFailed)) > 0 })
-	// Who has nothing there is still told.
-	s.start()
-	wantErr(t, s.publish(pod, passwordOnly()), volume.ErrExists, "somebody-else")
-	if err := unix.Unmount(s.target(pod), 0); err != nil {
-		t.Fatal(err)
-	}
-	s.mustPublish(pod, passwordOnly())
-	s.wantFile(pod, "password", "first")
-	s.at(pod)
 }
 
 // TestDamageAndARefusalAreNotFinal is a running pod whose files are damaged, and a

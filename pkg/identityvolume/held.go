@@ -49,6 +49,8 @@ type held struct {
 	pod        podtoken.Pod
 	gid        int
 	spec       spec
+	// device is the number of the tmpfs, written while nobody else uses the volume.
+	device uint64
 	// orphaned is why nothing can be read for the volume; then source and session are
 	// nil, and what is there is kept until its end.
 	orphaned error

@@ -183,8 +183,10 @@ func (s *Server) fill(ctx context.Context, r request, t podtoken.Token, mounted 
 	h := s.hold(r)
 	h.open(r.source, t)
 	later, intact := h.put, h.intact
-	if !mounted {
-		h.put = func(files []payload.File, set payload.Set) error { return s.mount(ctx, r.target, files, r.gid, set) }
+	if mounted {
+		h.device = s.deviceAt(r.target)
+	} else {
+		h.put = func(files []payload.File, set payload.Set) error { return s.mount(ctx, h, files, set) }
 	}
 	h.intact = func([]payload.File) bool { return false }
 	err := h.refresh(ctx, t)
@@ -236,7 +238,7 @@ func (s *Server) adopt(target string, orphan *held, req *csi.NodePublishVolumeRe
 		return fmt.Errorf("%w: refresh what is published at %s: %s", volume.ErrUnavailable, target, err.Error())
 	}
 	h := s.hold(r)
-	h.before = s.endAt(target)
+	h.before, h.device = s.endAt(target), s.deviceAt(target)
 	if err == nil {
 		h.open(r.source, t)
 	} else {

@@ -20,7 +20,7 @@ func (s *Server) remount(ctx context.Context, h *held, req *csi.NodePublishVolum
 		s.drop(h)
 		return s.publish(ctx, h.target, req, false)
 	}
-	err := s.mount(ctx, h.target, h.files, h.gid, payload.Set{Written: h.now(), Expires: h.end()})
+	err := s.mount(ctx, h, h.files, payload.Set{Written: h.now(), Expires: h.end()})
 	if stopping := s.start(h); stopping != nil {
 		return stopping
 	}

@@ -46,7 +46,7 @@ func (s *Server) isPublished(target string) (bool, error) {
 	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return false, nil
 	}
-	if h := s.find(target); h != nil && fs.Type == unix.TMPFS_MAGIC {
+	if h := s.find(target); h != nil && fs.Type == unix.TMPFS_MAGIC && h.device == unix.Mkdev(st.Dev_major, st.Dev_minor) {
 		return true, nil
 	}
 	infos, err := mount.List()
@@ -65,24 +65,42 @@ func (s *Server) isPublished(target string) (bool, error) {
 
 // mount makes the tmpfs of a volume with its first files, and attaches it at the
 // target. There is no target before everything is in it.
-func (s *Server) mount(ctx context.Context, target string, files []payload.File, gid int, set payload.Set) error {
-	tree, err := s.newTmpfs(ctx, gid)
+func (s *Server) mount(ctx context.Context, h *held, files []payload.File, set payload.Set) error {
+	tree, err := s.newTmpfs(ctx, h.gid)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	if err := write(tree, files, gid, set); err != nil {
+	if err := write(tree, files, h.gid, set); err != nil {
 		return err
 	}
-	if err := tree.SetAttr(mount.AttrReadOnly | mount.AttrNoExec); err != nil {
+	root, err := tree.Root()
+	if err != nil {
 		return err
 	}
-	t, err := s.cfg.Kubelet.CreateTarget(target, mount.Dir)
+	device, err := deviceOf(root)
+	if err := errors.Join(err, root.Close(), tree.SetAttr(mount.AttrReadOnly|mount.AttrNoExec)); err != nil {
+		return err
+	}
+	t, err := s.cfg.Kubelet.CreateTarget(h.target, mount.Dir)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	return tree.Attach(t)
+	if err := tree.Attach(t); err != nil {
+		return err
+	}
+	h.device = device
+	return nil
+}
+
+// deviceOf is the number by which a filesystem is known while it is mounted anywhere.
+func deviceOf(file *os.File) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("look at %s: %w", file.Name(), err)
+	}
+	return st.Dev, nil
 }
 
 // newTmpfs is a tmpfs that is never swapped out, if the kernel knows how (6.3).
@@ -182,6 +200,20 @@ func (s *Server) blank(target string) error {
 	}
 	defer tree.Close()
 	return within(tree, payload.Dir.Empty)
+}
+
+// deviceAt is the number of the filesystem at a target; 0 if that cannot be seen.
+func (s *Server) deviceAt(target string) uint64 {
+	t, err := s.cfg.Kubelet.OpenTarget(target)
+	if err != nil {
+		return 0
+	}
+	defer t.Close()
+	device, err := deviceOf(t.File())
+	if err != nil {
+		return 0
+	}
+	return device
 }
 
 // endAt is when the files at a target end to be valid; zero if that is not known.
