@@ -17,8 +17,7 @@ func (s *Server) remount(ctx context.Context, h *held, req *csi.NodePublishVolum
 	h.stop()
 	<-h.done
 	if h.orphaned != nil || len(h.files) == 0 {
-		s.drop(h)
-		return s.publish(ctx, h.target, req, false)
+		return s.publishAnew(ctx, h, req)
 	}
 	err := s.mount(ctx, h, h.files, payload.Set{Written: h.now(), Expires: h.end()})
 	if stopping := s.start(h); stopping != nil {
@@ -30,4 +29,18 @@ func (s *Server) remount(ctx context.Context, h *held, req *csi.NodePublishVolum
 	h.notice(Remounted, fmt.Sprintf("somebody unmounted volume %s: it is mounted again with the files that it had; containers that run keep the old files, and see no change of them any more: restart the pod", h.id))
 	s.again(h, req)
 	return nil
+}
+
+// publishAnew publishes in place of h, whose refreshes have ended. A pod runs with it, so
+// what would refuse a first publish refuses nothing for good, and the volume stays held.
+func (s *Server) publishAnew(ctx context.Context, h *held, req *csi.NodePublishVolumeRequest) error {
+	err := s.publish(ctx, h.target, req, false)
+	if err == nil {
+		s.closeSession(h)
+		return nil
+	}
+	if stopping := s.start(h); stopping != nil {
+		return stopping
+	}
+	return notFinal(fmt.Sprintf("publish volume %s of pod %s anew, which somebody unmounted", h.id, h.pod), err)
 }

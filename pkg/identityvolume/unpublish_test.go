@@ -184,6 +184,12 @@ func TestWhatWasUnmountedAndIsNotKnownIsPublishedAnew(t *testing.T) {
 	}
 	wantErr(t, s.publish(pod, passwordOnly()), volume.ErrUnavailable, "")
 	s.vault.Misbehave(nil)
+	// What refuses a first publish for good refuses it to no pod that runs.
+	s.vault.Deny("secret/data/shop", true)
+	for range 2 {
+		wantErr(t, s.publish(pod, passwordOnly()), volume.ErrUnavailable, "anew")
+	}
+	s.vault.Deny("secret/data/shop", false)
 	s.eventually(pod, nil, "it is published after all", func() bool { return s.publish(pod, passwordOnly()) == nil })
 	s.wantFile(pod, "password", "first")
 }
