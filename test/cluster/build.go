@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -101,6 +102,15 @@ func (s source) goMod(theirs goMod) string {
 	return b.String()
 }
 
+// changes tells builds of one version apart that differ in what they are built with.
+func (s source) changes() string {
+	if len(s.require)+len(s.patches) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Append(nil, s.require, s.patches))
+	return fmt.Sprintf("+%x", sum[:4])
+}
+
 // build builds the programs of s into dir, or its own, unless a stamp says that they
 // are there. Its sums are those of the module's own go.sum, and what that lacks is
 // checked against the checksum database, as for any module.
@@ -108,7 +118,7 @@ func (s source) build(ctx context.Context, dir string, log io.Writer) error {
 	if s.dir != "" {
 		dir = s.dir
 	}
-	stamp := filepath.Join(dir, "."+s.name+"-"+s.version+strings.Repeat("+patch", len(s.patches)))
+	stamp := filepath.Join(dir, "."+s.name+"-"+s.version+s.changes())
 	if _, err := os.Stat(stamp); err == nil {
 		return nil
 	}

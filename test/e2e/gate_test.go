@@ -11,8 +11,11 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/test/cluster"
 )
@@ -26,7 +29,7 @@ type gate struct {
 
 	mu     sync.Mutex
 	server *http.Server  // nil: it is shut
-	path   string        // of the answers that are held, or how it begins
+	paths  []string      // of the answers that are held, or how they begin
 	held   chan struct{} // closed when they pass again; nil if they do
 	asked  chan struct{} // closed when the first is held
 }
@@ -61,9 +64,13 @@ func (s *scene) newGate(v *vaultServer) *gate {
 // url is where it is.
 func (g *gate) url() string { return "https://" + g.address }
 
-// unlock lets everybody in again.
+// unlock lets everybody in again. While it was shut, its port may have become that of
+// a connection of somebody else, for a while.
 func (g *gate) unlock() error {
 	l, err := net.Listen("tcp", g.address)
+	for end := time.Now().Add(aWhile); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); time.Sleep(time.Second) {
+		l, err = net.Listen("tcp", g.address)
+	}
 	if err != nil {
 		return err
 	}
@@ -90,12 +97,12 @@ func (g *gate) shut() {
 	}
 }
 
-// hold keeps answers about a path of Vault's API back until release. The channel is
+// hold keeps answers about paths of Vault's API back until release. The channel is
 // closed when there is one.
-func (g *gate) hold(path string) <-chan struct{} {
+func (g *gate) hold(paths ...string) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.path, g.held, g.asked = path, make(chan struct{}), make(chan struct{})
+	g.paths, g.held, g.asked = paths, make(chan struct{}), make(chan struct{})
 	return g.asked
 }
 
@@ -112,7 +119,8 @@ func (g *gate) release() {
 func (g *gate) pass(r *http.Request) {
 	g.mu.Lock()
 	held := g.held
-	if held == nil || !strings.HasPrefix(r.URL.Path, "/v1/"+g.path) {
+	begins := func(path string) bool { return strings.HasPrefix(r.URL.Path, "/v1/"+path) }
+	if held == nil || !slices.ContainsFunc(g.paths, begins) {
 		g.mu.Unlock()
 		return
 	}

@@ -17,7 +17,7 @@ func (i *identityScene) accounts(t *testing.T) {
 	i.vault.put(s, "first")
 	says := map[string]string{
 		"asking":    "(?s)PermissionDenied.*source asking: log in at auth/kubernetes/login as role " + s.ns + ".*403.*service account name not authorized",
-		"verifying": "(?s)PermissionDenied.*source verifying: log in at auth/jwt/login as role " + s.ns + ".*sub.*",
+		"verifying": "(?s)PermissionDenied.*source verifying: log in at auth/jwt/login as role " + s.ns + ".*invalid subject",
 	}
 	var allowed []*pod
 	for source := range says {

@@ -15,7 +15,7 @@ func (i *identityScene) stopped(t *testing.T) {
 	s := newScene(t)
 	i.stops.grant(s, canRead(s)+canIssue)
 	i.stops.put(s, "first")
-	password, pairs := s.create(s.watching("password", ask{source: "stops"})), s.create(s.pairing("pairs", "stops", "330s"))
+	password, pairs := s.create(s.watching("password", ask{source: "stops"})), s.create(s.pairing("pairs", "stops", "420s"))
 	password.await("runs", running)
 	pairs.await("runs", running)
 	password.awaitPassword("first", aWhile)
@@ -23,7 +23,9 @@ func (i *identityScene) stopped(t *testing.T) {
 
 	s.step("Vault is stopped")
 	s.must(i.stops.process.Signal(syscall.SIGSTOP))
-	i.endures(s, password, pairs)
+	// The certificate is due after two thirds of its life, and may be replaced until it
+	// ends.
+	i.endures(s, pairs.sight().Ends.Add(-130*time.Second), password, pairs)
 	s.awaitEvent("password", "CredentialRefreshFailed", "what is still valid is kept")
 	s.must(i.stops.process.Signal(syscall.SIGCONT))
 	i.stops.put(s, "second")
@@ -48,22 +50,23 @@ func (i *identityScene) refusing(t *testing.T) {
 	s.step("nobody listens")
 	i.shuts.shut()
 	i.vault.put(s, "second")
-	i.endures(s, p)
+	i.endures(s, time.Time{}, p)
 	s.awaitEvent("password", "CredentialRefreshFailed", "connection refused.*what is still valid is kept")
 	s.must(i.shuts.unlock())
 	s.step("Vault is back: the password is new after %s", p.awaitPassword("second", period))
 	p.sees("first", "second")
 }
 
-// endures demands that nothing changes for the pods as long as their Vault is away.
-// That the mount and an open file stay what they are they look at themselves.
-func (i *identityScene) endures(s *scene, pods ...*pod) {
+// endures demands that nothing changes for the pods as long as their Vault is away: for
+// an outage, and until a time. That the mount and an open file stay what they are they
+// look at themselves.
+func (i *identityScene) endures(s *scene, until time.Time, pods ...*pod) {
 	s.t.Helper()
 	before := make([]sight, len(pods))
 	for n, p := range pods {
 		before[n] = p.sight()
 	}
-	for end := time.Now().Add(outage); time.Now().Before(end); time.Sleep(10 * time.Second) {
+	for end := time.Now().Add(outage); time.Now().Before(end) || time.Now().Before(until); time.Sleep(10 * time.Second) {
 		for n, p := range pods {
 			now := p.sight()
 			if len(now.Contents) != len(before[n].Contents) || len(now.Serials) != len(before[n].Serials) || now.Mount != before[n].Mount {

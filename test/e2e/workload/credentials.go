@@ -104,6 +104,10 @@ func watch(path string) error {
 			return fmt.Errorf("%s was opened with %q, and now that has %q", path, first, at[:n])
 		}
 		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // it was on its way through ..data
+			now.Again++
+			text, err = os.ReadFile(path)
+		}
 		if err != nil {
 			return err
 		}
