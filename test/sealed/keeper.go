@@ -15,9 +15,11 @@ import (
 // Keeper has the key that data keys are wrapped with, and asks who wants them. It acts
 // for one pod.
 type Keeper interface {
-	// New makes a data key of KeySize bytes, in base64, and the same key wrapped.
+	// New makes a data key of KeySize bytes, in base64, and the same key wrapped. It is
+	// volume.ErrDenied if the pod may not use the wrapping key, or there is none.
 	New(ctx context.Context) (key secret.Text, wrapped string, err error)
-	// Unwrap gives a data key back. It is volume.ErrDenied if the pod may not have it.
+	// Unwrap gives a data key back. It is volume.ErrDenied if the pod may not have it,
+	// or the wrapping key is gone or is another one.
 	Unwrap(ctx context.Context, wrapped string) (secret.Text, error)
 }
 

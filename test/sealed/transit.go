@@ -3,6 +3,7 @@ package sealed
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -10,10 +11,12 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/credential"
 	"github.com/holdfast-csi/holdfast/pkg/podtoken"
 	"github.com/holdfast-csi/holdfast/pkg/secret"
+	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // Transit is a Keeper for one pod: Vault's engine transit, asked with the pod's own
-// token. The driver has no right of its own in it.
+// token. The driver has no right of its own in it. A wrapping key that is not there, or
+// with which the data key was not wrapped, is volume.ErrDenied.
 type Transit struct {
 	Session credential.Session
 	Token   podtoken.Token
@@ -56,5 +59,11 @@ func (t Transit) ask(ctx context.Context, verb string, with map[string]string) (
 		with["context"] = base64.StdEncoding.EncodeToString([]byte(t.Context))
 	}
 	c, err := t.Session.Read(ctx, t.Token, credential.Read{Path: fmt.Sprintf("%s/%s/%s", t.Mount, verb, t.Key), With: with})
+	if errors.Is(err, volume.ErrInvalid) {
+		// Transit says 400 where the request is as it must be and the key is not: gone,
+		// another one, or too old. Whoever restores or allows it makes the same request
+		// work (builtin/logical/transit/path_decrypt.go).
+		err = fmt.Errorf("%w: wrapping key %s of %s does not serve: %s", volume.ErrDenied, t.Key, t.Mount, err.Error())
+	}
 	return c.Fields, err
 }

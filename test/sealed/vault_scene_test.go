@@ -125,8 +125,20 @@ func (v *vaultServer) setUp() {
 	v.accessor = auths["jwt/"].Accessor
 	v.write("auth/jwt/config", map[string]any{"jwt_validation_pubkeys": []string{v.publicKey()}, "bound_issuer": issuer.URL})
 	v.write("sys/mounts/transit", map[string]any{"type": "transit"})
-	v.write("transit/keys/"+wrappingKey, map[string]any{"derived": true})
+	v.makeWrappingKey()
+}
+
+// makeWrappingKey makes one that can be deleted, and read as a backup.
+func (v *vaultServer) makeWrappingKey() {
+	v.t.Helper()
+	v.write("transit/keys/"+wrappingKey, map[string]any{"derived": true, "exportable": true, "allow_plaintext_backup": true})
 	v.write("transit/keys/"+wrappingKey+"/config", map[string]any{"deletion_allowed": true})
+}
+
+func (v *vaultServer) deleteWrappingKey() {
+	v.t.Helper()
+	_, err := v.admin.Logical().DeleteWithContext(v.ctx, "transit/keys/"+wrappingKey)
+	v.must(err)
 }
 
 // publicKey is that of the issuer in PEM, as an administrator would copy it from the
