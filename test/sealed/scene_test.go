@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -19,7 +20,16 @@ import (
 	"github.com/holdfast-csi/holdfast/test/roottest"
 )
 
-func TestMain(m *testing.M) { roottest.Main(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(podEnv); text != "" {
+		if err := takeKeyHere(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	roottest.Main(m)
+}
 
 const dataSize = 4 * volume.MiB
 
