@@ -37,10 +37,12 @@ func TestSealing(t *testing.T) {
 
 func nothingInTheImage(s *site) {
 	const secretName, openName = "name-that-nobody-must-read", "name-that-may-be-read"
+	const attribute, value = "user.attribute-in-the-clear", "value-in-the-clear"
 	secretText, openText := strings.Repeat("text that nobody must read/", 4096), strings.Repeat("text that may be read/", 4096)
 	e := s.ext4(orchestrator.Claim{Name: "image"})
 	target := e.publish(newKeeper(s.t), "pod-1")
 	s.must(os.WriteFile(filepath.Join(target, secretName), []byte(secretText), 0o600))
+	s.must(unix.Setxattr(filepath.Join(target, secretName), attribute, []byte(value), 0))
 	s.must(os.WriteFile(filepath.Join(e.Staging, openName), []byte(openText), 0o600))
 	e.end("pod-1")
 	for _, c := range []struct {
@@ -49,6 +51,8 @@ func nothingInTheImage(s *site) {
 	}{
 		{"the name of a sealed file", secretName, false},
 		{"the content of a sealed file", secretText[:200], false},
+		{"the name of an extended attribute of a sealed file", strings.TrimPrefix(attribute, "user."), true},
+		{"the value of an extended attribute of a sealed file", value, true},
 		{"the name of a file beside them", openName, true},
 		{"the content of a file beside them", openText[:200], true},
 	} {
