@@ -67,6 +67,7 @@ func (s *service) ask(ctx context.Context, tenant, doing string, request func(ct
 	bounded, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	bounded, patience := withPatience(bounded)
+	begin := time.Now()
 	err = request(bounded)
 	how = outcome{
 		answered: err == nil || errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrInvalid) ||
@@ -78,8 +79,8 @@ func (s *service) ask(ctx context.Context, tenant, doing string, request func(ct
 	if err == nil {
 		return nil
 	}
-	if !how.answered && !how.abandoned {
-		s.transport.forsake()
+	if !how.answered && ctx.Err() == nil {
+		s.transport.forsake(begin)
 	}
 	if !how.answered && !errors.Is(err, volume.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", volume.ErrUnavailable, plain(err))

@@ -24,6 +24,7 @@ type transport struct {
 	scheme, host string
 	ca           *x509.CertPool
 	next         atomic.Pointer[http.Transport]
+	answer       atomic.Pointer[time.Time] // when the last one came this way
 }
 
 func newTransport(address *url.URL, ca *x509.CertPool) *transport {
@@ -45,12 +46,18 @@ func (t *transport) connections() *http.Transport {
 	}
 }
 
-// forsake leaves all connections to those who use them now; the next request makes a
-// new one. A request that times out does not end its HTTP/2 connection: if the machine
-// at the other end is gone, nobody says so, and all requests would take that connection
-// until the kernel gives it up, which takes about a quarter of an hour (tcp(7),
-// tcp_retries2), though another machine has the address by then.
-func (t *transport) forsake() {
+// forsake leaves all connections to those who use them now, unless an answer came over
+// them since begin, when a request began that got none. The next request makes a new
+// one. What came over the connections of another source says nothing of these.
+//
+// A request that times out does not end its HTTP/2 connection: if the machine at the
+// other end is gone, nobody says so, and all requests would take that connection until
+// the kernel gives it up, which takes about a quarter of an hour (tcp(7), tcp_retries2),
+// though another machine has the address by then.
+func (t *transport) forsake(begin time.Time) {
+	if at := t.answer.Load(); at != nil && at.After(begin) {
+		return
+	}
 	t.next.Swap(t.connections()).CloseIdleConnections()
 }
 
@@ -67,8 +74,10 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
+	t.answer.Store(&now)
 	if p, ok := req.Context().Value(patienceKey{}).(*time.Duration); ok {
-		*p = patienceOf(resp, time.Now())
+		*p = patienceOf(resp, now)
 	}
 	if resp.StatusCode/100 == 3 {
 		_ = resp.Body.Close()

@@ -140,6 +140,58 @@ func TestADeadConnectionIsNotUsedAgain(t *testing.T) {
 	}
 }
 
+// TestAnswersOfAnotherSourceKeepNoDeadConnection: two sources at one address share the
+// circuit, and no connection.
+func TestAnswersOfAnotherSourceKeepNoDeadConnection(t *testing.T) {
+	var away atomic.Bool
+	front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if away.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, `{"access_token":"of a cloud","expires_in":600}`)
+	}))
+	front.EnableHTTP2 = true
+	front.StartTLS()
+	t.Cleanup(front.Close)
+	w := newWire(t, front.Listener.Addr())
+	ca := (&cloud{Server: front}).ca()
+	one, _ := cloudAt(t, ofOIDC, "https://"+w.Addr().String(), ca)
+	two, _ := cloudAt(t, ofOIDC, "https://"+w.Addr().String(), ca)
+	shareCircuits(map[string]Source{"one": one, "two": two})
+	token := tokenFor(t, one.Audience())
+	read := func(source Source) error {
+		_, err := source.Open("").Read(t.Context(), token, Read{})
+		return err
+	}
+	mustRead := func(source Source) {
+		t.Helper()
+		if err := read(source); err != nil {
+			t.Error(err)
+		}
+	}
+	mustRead(one)
+	w.cut()
+	service := one.(*exchange).service
+	service.timeout = 500 * time.Millisecond
+	failed := make(chan error)
+	go func() { failed <- read(one) }()
+	time.Sleep(100 * time.Millisecond)
+	mustRead(two)
+	wantErr(t, <-failed, volume.ErrUnavailable, "deadline")
+	mustRead(one)
+
+	// An answer that is of no use comes over a connection that lives.
+	away.Store(true)
+	made := w.made()
+	wantErr(t, read(one), volume.ErrUnavailable, "503")
+	away.Store(false)
+	mustRead(one)
+	if n := w.made() - made; n > 0 {
+		t.Errorf("%d connections were made in place of one that lives", n)
+	}
+}
+
 // TestARedirectDoesNotPassForTheEndOfALogin: the client takes whatever is below 400 for
 // success.
 func TestARedirectDoesNotPassForTheEndOfALogin(t *testing.T) {
