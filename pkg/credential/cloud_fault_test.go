@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,9 +30,11 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		// Either answer, or status and the service's own error.
+		// Either answer, or status and the service's own error, whose code is "Any" unless
+		// there is one that must not show.
 		answer http.HandlerFunc
 		status int
+		code   string
 		want   error
 		says   string
 		// slow says that it ends at the time limit of a request.
@@ -41,6 +44,9 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 	}{
 		{name: "401", status: 401, want: volume.ErrDenied, says: "in its own words"},
 		{name: "403", status: 403, want: volume.ErrDenied, says: "in its own words"},
+		{name: "a password for a code", status: 403, code: "PassWordOfLettersAlone", want: volume.ErrDenied, says: "*** in its own words"},
+		{name: "a long code", status: 403, code: strings.Repeat("a", 10_000), want: volume.ErrDenied, says: "*** in its own words"},
+		{name: "a code of many words", status: 403, code: strings.Repeat("a_", 10_000), want: volume.ErrDenied, says: " in its own words"},
 		{name: "404", status: 404, want: volume.ErrPrecondition, says: "in its own words"},
 		{name: "429", status: 429, want: volume.ErrUnavailable, says: "429 Too Many Requests: Any in its own words"},
 		{name: "429 of a proxy", answer: write(429, ""), want: volume.ErrUnavailable, says: "429 Too Many Requests, in no way", away: true},
@@ -78,7 +84,7 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 			t.Run(c.name+" of "+request, func(t *testing.T) {
 				answer := c.answer
 				if answer == nil {
-					answer = write(c.status, fmt.Sprintf(format, "Any"))
+					answer = write(c.status, fmt.Sprintf(format, cmp.Or(c.code, "Any")))
 				}
 				server := newFaultyCloud(t, request, answer)
 				s, role := cloudAt(t, request, server.URL, server.ca())
@@ -93,7 +99,7 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 				_, err := s.Open(role).Read(t.Context(), token, Read{})
 				wantErr(t, err, c.want, c.says)
 				text := fmt.Sprint(err)
-				if strings.Contains(text, canary) || strings.Contains(text, token.Text.Reveal()) || strings.Contains(text, "federated") || len(text) > 1000 {
+				if strings.Contains(text, canary) || strings.Contains(text, token.Text.Reveal()) || strings.Contains(text, "federated") || len(text) > 1000 || c.code != "" && strings.Contains(text, c.code) {
 					t.Errorf("the error shows too much: %.500s", text)
 				}
 				// A refusal where the pod's token is shown is one of the login.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -75,7 +74,7 @@ func (s *service) send(ctx context.Context, p post) (string, error) {
 	}
 	if resp.StatusCode/100 != 2 {
 		e := p.explain(text)
-		if !codeShape.MatchString(e.code) {
+		if !isCode(e.code) {
 			e.code = said(e.code)
 		}
 		switch what := strings.TrimSpace(e.code + " " + said(e.message)); {
@@ -104,8 +103,26 @@ type explained struct {
 	keys bool
 }
 
-// codeShape is that of the codes which protocols define.
-var codeShape = regexp.MustCompile(`^[A-Za-z]+(_[A-Za-z]+){0,5}$`)
+// isCode says whether this is a code of a cloud's own that said would hide: its words
+// are joined, or written large.
+func isCode(code string) bool {
+	switch code {
+	// google/rpc/code.proto
+	case "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "UNAUTHENTICATED",
+		"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS":
+	// AWS STS, AssumeRoleWithWebIdentity
+	case "ExpiredTokenException", "IDPCommunicationError", "IDPRejectedClaim", "InvalidIdentityToken", "MalformedPolicyDocument",
+		"PackedPolicyTooLarge", "RegionDisabledException":
+	// AWS, errors of all services
+	case "AccessDenied", "AccessDeniedException", "ExpiredToken", "IncompleteSignature", "InternalError", "InternalFailure", "InvalidAction",
+		"InvalidClientTokenId", "InvalidParameterCombination", "InvalidParameterValue", "MalformedQueryString", "MissingAction", "MissingParameter",
+		"NotAuthorized", "OptInRequired", "RequestExpired", "RequestLimitExceeded", "ServiceUnavailable", "SignatureDoesNotMatch", "Throttling",
+		"ThrottlingException", "UnknownOperationException", "ValidationError", "ValidationException":
+	default:
+		return false
+	}
+	return true
+}
 
 func explain(code, message string, passing ...string) explained {
 	if code == "" {
