@@ -84,6 +84,10 @@ func (c *circuit) enter(tenant string) (pass, error) {
 		return pass{tenant: tenant, begin: now}, nil
 	case now.Before(p.told):
 		return pass{}, fmt.Errorf("%w: it has asked not to be asked again before %s", volume.ErrUnavailable, p.told.UTC().Format(time.RFC3339))
+	case p.until.IsZero():
+		// It was asked to wait, and has.
+		delete(c.stopped, tenant)
+		return pass{tenant: tenant, begin: now}, nil
 	case p.probing || now.Before(p.until):
 		why := ""
 		if c.cause != "" {

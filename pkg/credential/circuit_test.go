@@ -141,7 +141,15 @@ func TestWhoIsToldToWaitWaits(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		c.goes(t, "greedy", outcome{answered: true, patience: 24 * time.Hour})
 		time.Sleep(longestPatience)
-		c.goes(t, "greedy", outcome{answered: true})
+		// The service is not away: nobody has to find out first.
+		first, err := c.enter("greedy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.may("greedy"); err != nil {
+			t.Errorf("the time is over, and a second one may not ask with the first: %v", err)
+		}
+		c.leave(first, outcome{answered: true})
 		c.goes(t, "greedy", outcome{answered: true})
 		if len(c.stopped) > 0 {
 			t.Errorf("it remembers %v", c.stopped)
