@@ -18,6 +18,10 @@ const (
 	// longestOpen is well below the time in which a service that is back must be
 	// noticed: 90 seconds.
 	longestOpen = 20 * time.Second
+	// forEach is how much of a pause there is for each tenant that is stopped, if that is
+	// more: the more ask, the less often each does. It ends at longestPatience, and so
+	// does not make more of these 90 seconds than a service may itself.
+	forEach = 800 * time.Millisecond
 )
 
 // longestPatience bounds for how long a service may ask not to be asked (Retry-After).
@@ -30,7 +34,7 @@ const longestPatience = 40 * time.Second
 // An open circuit stops a tenant, which is a namespace, only after one of its own
 // requests failed: what hangs may hang for that tenant alone, whose requests must not
 // keep others from asking. So a service that is away is asked by each tenant for
-// itself.
+// itself, and the less often the more they are.
 type circuit struct {
 	now func() time.Time
 
@@ -93,7 +97,7 @@ func (c *circuit) enter(tenant string) (pass, error) {
 		if c.cause != "" {
 			why = " (" + c.cause + ")"
 		}
-		return pass{}, fmt.Errorf("%w: it has not answered since %s%s and is asked again within %s", volume.ErrUnavailable, c.since.UTC().Format(time.RFC3339), why, longestOpen)
+		return pass{}, fmt.Errorf("%w: it has not answered since %s%s and is asked again within %s", volume.ErrUnavailable, c.since.UTC().Format(time.RFC3339), why, longestPatience)
 	}
 	p.probing = true
 	return pass{tenant: tenant, begin: now, probe: p}, nil
@@ -140,7 +144,9 @@ func (c *circuit) failLocked(p pass, how outcome, now time.Time) {
 		}
 	}
 	if c.failures >= toOpen {
-		c.pauseLocked(p.tenant).until = now.Add(jitter(min(longestOpen, firstOpen<<min(c.failures-toOpen, 10))))
+		pause := c.pauseLocked(p.tenant)
+		longest := min(longestPatience, max(longestOpen, time.Duration(len(c.stopped))*forEach))
+		pause.until = now.Add(jitter(min(longest, firstOpen<<min(c.failures-toOpen, 10))))
 	}
 }
 

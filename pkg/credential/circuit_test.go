@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,46 @@ func TestAnOpenCircuitStopsThoseWhoFailedThemselves(t *testing.T) {
 			for range toOpen {
 				c.goes(t, "hangs", outcome{})
 			}
+		}
+	})
+}
+
+// TestManyNamespacesLeaveAServiceAlone: a hundred of them ask as often as they may.
+func TestManyNamespacesLeaveAServiceAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &circuit{now: time.Now}
+		const tenants, most = 100, 5.0 // requests in a second
+		asked := 0
+		everySecondFor := func(d time.Duration, how outcome) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+				for i := range tenants {
+					if p, err := c.enter(fmt.Sprint(i)); err == nil {
+						asked++
+						c.leave(p, how)
+					}
+				}
+			}
+		}
+		everySecondFor(2*time.Minute, outcome{})
+		asked = 0
+		everySecondFor(10*time.Minute, outcome{})
+		rate := float64(asked) / (10 * time.Minute).Seconds()
+		t.Logf("%d namespaces ask %.1f times in a second", tenants, rate)
+		if rate > most {
+			t.Errorf("that is more than %.0f", most)
+		}
+		// Each would find out by itself in time, even if it asks no more often than a
+		// volume does, which waits for up to as long.
+		for i := range tenants {
+			if p := c.stopped[fmt.Sprint(i)]; p == nil || time.Until(p.until) > longestPatience {
+				t.Errorf("namespace %d is stopped for too long: %+v", i, p)
+			}
+		}
+		c.goes(t, "another", outcome{answered: true})
+		asked = 0
+		everySecondFor(time.Second, outcome{answered: true})
+		if asked != tenants {
+			t.Errorf("%d may ask after somebody has an answer, want %d", asked, tenants)
 		}
 	})
 }

@@ -10,9 +10,9 @@
 //
 // A request obeys its context and ends after a while of its own; an answer has a limit
 // on its size; a redirect is refused. A service that is away is asked less and less
-// often, by all volumes together (one circuit for each address), and one that says how
-// long it wants not to be asked (Retry-After) is not asked for so long. Every
-// error says which source was asked for what, and has neither the token nor anything
+// often, by all volumes of a namespace together (one circuit for each address, which
+// stops each namespace for itself), and one that says how long it wants not to be asked
+// (Retry-After) is not asked for so long. Every error says which source was asked for what, and has neither the token nor anything
 // of an answer but what the service itself calls its error.
 //
 // It keeps no credential: that is its caller's. It writes no file, logs nothing, and
