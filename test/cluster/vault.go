@@ -24,8 +24,8 @@ func vault() source {
 }
 
 // BuildVault builds Vault beside the programs of the cluster, unless it is there, and
-// returns the path of the program: server and command line. It takes ten minutes on
-// two cores, and needs no cluster.
+// returns the path of the program: server and command line. It takes nine minutes of
+// processor time, and needs no cluster.
 func BuildVault(ctx context.Context, log io.Writer) (string, error) {
 	l, err := findTree()
 	if err != nil {

@@ -76,26 +76,38 @@ func (i *identityScene) endures(s *scene, until time.Time, pods ...*pod) {
 	}
 }
 
-// revoked: a policy is taken away and given back.
+// revoked: a policy is taken away and given back. A certificate that is not due for long
+// goes too, for the driver asks what the pod may have.
 func (i *identityScene) revoked(t *testing.T) {
 	s := newScene(t)
 	i.vault.grant(s, canRead(s)+canIssue)
 	i.vault.put(s, "first")
 	kept := s.create(s.watching("kept", ask{source: "asking"}))
 	fenced := s.create(s.watching("fenced", ask{source: "asking", onExpiry: "fence"}))
+	certified := s.create(s.watching("certified", ask{source: "asking", onExpiry: "fence", credentials: certificateFor("1h"), files: "password: web.serial_number"}))
 	for _, p := range []*pod{kept, fenced} {
 		p.await("runs", running)
 		p.awaitPassword("first", aWhile)
 	}
+	certified.await("runs", running)
 	s.step("the policy allows nothing any more")
+	begin := time.Now()
 	i.vault.policy(s, s.ns, "path \"secret/data/nothing\" { capabilities = [\"read\"] }\n")
-	s.step("fenced after %s", fenced.awaitPassword("", 2*period))
+	fenced.awaitPassword("", 2*period)
+	s.step("fenced after %s", time.Since(begin).Round(time.Second))
+	certified.awaitPassword("", time.Until(begin.Add(2*period)))
+	s.step("and the certificate after %s", time.Since(begin).Round(time.Second))
 	s.step("%s", s.awaitEvent("fenced", "CredentialFenced", "are emptied: the service has refused them").Message)
+	s.awaitEvent("certified", "CredentialRefreshFailed", "no policy of the pod's allows pki/issue/pod any more")
 	s.awaitEvent("kept", "CredentialExpired", "are kept as they are")
 	kept.sees("first")
 	s.step("it does again")
-	i.vault.policy(s, s.ns, canRead(s))
+	i.vault.policy(s, s.ns, canRead(s)+canIssue)
 	s.step("back after %s", fenced.awaitPassword("first", period))
+	certified.awaitSight(period, "another certificate", func(now sight) bool { return len(now.Contents) == 3 && now.Contents[2] != "" })
+	if now := certified.sight(); now.Contents[0] == now.Contents[2] {
+		t.Errorf("the certificate that was taken away is back: %q", now.Contents)
+	}
 	fenced.sees("first", "", "first")
 	kept.sees("first")
 }

@@ -197,11 +197,16 @@ func (s *scene) watching(name string, a ask) *corev1.Pod {
 	return s.withCredentials(name, a, "watch", credentialsDir+"/password")
 }
 
+// certificateFor is the credential "web", a certificate that lives so long.
+func certificateFor(ttl string) string {
+	return "web: {engine: pki, mount: pki, role: pod, with: {common_name: web.shop.svc, ttl: " + ttl + "}}"
+}
+
 // pairing is one that uses a certificate all the time.
 func (s *scene) pairing(name, source, ttl string) *corev1.Pod {
 	return s.withCredentials(name, ask{
 		source:      source,
-		credentials: "web: {engine: pki, mount: pki, role: pod, with: {common_name: web.shop.svc, ttl: " + ttl + "}}",
+		credentials: certificateFor(ttl),
 		files:       "{tls.crt: web.certificate_chain, tls.key: web.private_key, ca.crt: web.issuing_ca}",
 	}, "pairs", credentialsDir)
 }
