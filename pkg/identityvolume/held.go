@@ -13,7 +13,6 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/payload"
 	"github.com/holdfast-csi/holdfast/pkg/podtoken"
 	"github.com/holdfast-csi/holdfast/pkg/secret"
-	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
 // pace is how often what is tried.
@@ -265,7 +264,7 @@ func (h *held) settle(err error) {
 		h.state.Fenced, h.state.Credentials = false, validities(h.have)
 	}
 	h.mu.Unlock()
-	refused := (errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition)) && !errors.Is(err, errOwn)
+	refused := refusal(err)
 	news := first || refused == h.refused.IsZero()
 	if !refused {
 		h.refused, h.refusedRead = time.Time{}, time.Time{}

@@ -41,6 +41,11 @@ func (l *leasing) Renew(_ context.Context, c credential.Credential) (credential.
 func (l *leasing) Check(context.Context, podtoken.Token, []credential.Read) error { return nil }
 func (l *leasing) Close(context.Context) error                                    { return nil }
 
+// serving is a source that is never away.
+type serving struct{ credential.Source }
+
+func (serving) Away() (since time.Time, away bool) { return time.Time{}, false }
+
 // bench is a volume without a mount, and with a clock that is set by hand.
 type bench struct {
 	*held
@@ -68,7 +73,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, now: time.Now().Truncate(time.Second)}
 	b.leasing = &leasing{b: b, no: map[string]error{}, renew: true}
 	b.held = &held{
-		id: "csi-web", pod: pod, spec: parsed, session: b.leasing, pace: defaultPace(), now: func() time.Time { return b.now },
+		id: "csi-web", pod: pod, spec: parsed, source: serving{}, session: b.leasing, pace: defaultPace(), now: func() time.Time { return b.now },
 		put: func(files []payload.File, set payload.Set) error {
 			if b.full != nil {
 				return b.full

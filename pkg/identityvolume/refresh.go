@@ -66,12 +66,18 @@ func (h *held) refresh(ctx context.Context, token podtoken.Token) (err error) {
 	all := make(map[string]credential.Credential, len(h.spec.reads))
 	var untouched []credential.Read // what is as it was, and nobody was asked about
 	var failed error
+	fail := func(err error) {
+		// What fails for reasons of its own must not hide what was taken away.
+		if failed == nil || refusal(err) {
+			failed = err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(h.spec.reads)) {
 		c, asked, ok := h.alive(ctx, name)
-		if !ok && failed == nil {
+		if !ok && h.goesOn(ctx, failed) {
 			var err error
 			if c, err = h.read(ctx, name, token); err != nil {
-				failed = fmt.Errorf("credential %s: %w", name, err)
+				fail(fmt.Errorf("credential %s: %w", name, err))
 			}
 		}
 		all[name] = c
@@ -79,9 +85,13 @@ func (h *held) refresh(ctx context.Context, token podtoken.Token) (err error) {
 			untouched = append(untouched, h.spec.reads[name])
 		}
 	}
-	if failed == nil && len(untouched) > 0 {
-		if failed = token.Check(h.pod, h.looked); failed == nil {
-			failed = h.session.Check(ctx, token, untouched)
+	if len(untouched) > 0 && h.goesOn(ctx, failed) {
+		err := token.Check(h.pod, h.looked)
+		if err == nil {
+			err = h.session.Check(ctx, token, untouched)
+		}
+		if err != nil {
+			fail(err)
 		}
 	}
 	if failed != nil {
@@ -101,6 +111,22 @@ func (h *held) refresh(ctx context.Context, token podtoken.Token) (err error) {
 	h.have, h.files, h.before, h.written = all, files, time.Time{}, second(endOf(all))
 	h.fresh = map[string]credential.Credential{}
 	return left
+}
+
+// goesOn says whether more is to be asked after what failed so far: not of a service
+// that is away, and not once something is refused.
+func (h *held) goesOn(ctx context.Context, failed error) bool {
+	if failed == nil {
+		return true
+	}
+	_, away := h.source.Away()
+	return !away && !refusal(failed) && ctx.Err() == nil
+}
+
+// refusal says whether an error is the word of the service that the pod may not have
+// something, or that it is not there any more.
+func refusal(err error) bool {
+	return (errors.Is(err, volume.ErrDenied) || errors.Is(err, volume.ErrPrecondition)) && !errors.Is(err, errOwn)
 }
 
 // extend writes down that the files are valid for longer than was written with them.
