@@ -13,7 +13,8 @@ import (
 
 // mostRepublish is what a NodePublishVolume for a published target may take, the
 // longest but the slowest twentieth: where kubelet republishes, each volume gets one
-// each minute or so.
+// each minute or so. On a machine that does other things too, it is what the driver may
+// spend on processors for it.
 const mostRepublish = 5 * time.Millisecond
 
 // again is NodePublishVolume for volume number i, which is published, with the
@@ -41,8 +42,13 @@ func (s *scene) republish() {
 	cpu := s.cpu()
 	all := s.each(len(s.volumes), func(i int) error { return s.again(i, 1) })
 	ms := figures.Milliseconds
-	s.page.Row("each volume once, one after another", ms(all.Median()), ms(all.Percentile(95)), ms(all.Max()), ms((s.cpu()-cpu)/timesOf(len(all))))
-	s.aimBelow("NodePublishVolume of a published target, p95", mostRepublish, all.Percentile(95))
+	spent := (s.cpu() - cpu) / timesOf(len(all))
+	s.page.Row("each volume once, one after another", ms(all.Median()), ms(all.Percentile(95)), ms(all.Max()), ms(spent))
+	if s.plan.slack == 1 {
+		s.aimBelow("NodePublishVolume of a published target, p95", mostRepublish, all.Percentile(95))
+	} else {
+		s.aim("NodePublishVolume of a published target, processors", "below "+ms(mostRepublish), ms(spent), spent < mostRepublish)
+	}
 	for path, id := range s.targets() {
 		if before[path] != id {
 			s.t.Errorf("after a republish mount %d is at %s, before it was %d", id, path, before[path])
