@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,6 +45,7 @@ type Events struct {
 
 	mu      sync.Mutex
 	records []*record // the oldest first
+	known   map[Event]*record // the same
 	dropped int
 }
 
@@ -52,7 +54,7 @@ func (c *Client) Events(cfg EventsConfig) *Events {
 	if cfg.Backoff == 0 {
 		cfg.Backoff = time.Second
 	}
-	return &Events{client: c, cfg: cfg, wake: make(chan struct{}, 1)}
+	return &Events{client: c, cfg: cfg, wake: make(chan struct{}, 1), known: map[Event]*record{}}
 }
 
 // Send queues an event and returns at once.
@@ -71,28 +73,28 @@ func (e *Events) Send(event Event) {
 }
 
 func (e *Events) addLocked(event Event, now time.Time) {
-	for _, r := range e.records {
-		if r.Event == event {
-			r.count++
-			r.last = now
-			return
-		}
+	if r := e.known[event]; r != nil {
+		r.count++
+		r.last = now
+		return
 	}
 	if len(e.records) >= maxRecords && !e.forgetLocked() {
 		e.dropped++
 		return
 	}
-	e.records = append(e.records, &record{
+	r := &record{
 		Event: event, first: now, last: now, count: 1,
 		name: fmt.Sprintf("%s.%x", e.client.about(record{Event: event}).Name, now.UnixNano()),
-	})
+	}
+	e.records, e.known[event] = append(e.records, r), r
 }
 
 // forgetLocked makes room by forgetting the oldest event that was delivered.
 func (e *Events) forgetLocked() bool {
 	for i, r := range e.records {
 		if r.sent == r.count {
-			e.records = append(e.records[:i], e.records[i+1:]...)
+			e.records = slices.Delete(e.records, i, i+1)
+			delete(e.known, r.Event)
 			return true
 		}
 	}
