@@ -44,7 +44,7 @@ type Events struct {
 	wake   chan struct{}
 
 	mu      sync.Mutex
-	records []*record // the oldest first
+	records []*record         // the oldest first
 	known   map[Event]*record // the same
 	dropped int
 }
