@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// maxOutput bounds in bytes what is kept of one test's output: the end of it
-// says why the test failed.
-const maxOutput = 32 << 10
+// maxOutput bounds in bytes what is kept of one test's output: as much of its beginning,
+// which says where the test failed, as of its end.
+const maxOutput = 64 << 10
 
 // outcome is how a test ended. A larger one stands over a smaller one when a
 // test runs more than once.
@@ -118,7 +118,10 @@ func (r *report) event(e event) {
 		}
 	case "output":
 		if text := r.output[k] + e.Output; !isFrame(e) {
-			r.output[k] = text[max(0, len(text)-maxOutput):]
+			if len(text) > maxOutput {
+				text = text[:maxOutput/2] + text[len(text)-maxOutput/2:]
+			}
+			r.output[k] = text
 		}
 	case "pass", "fail", "skip":
 		if e.Test == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,6 +93,17 @@ func TestTheLastLineCounts(t *testing.T) {
 				t.Errorf("does not say %q:\n%s", c.says, text)
 			}
 		})
+	}
+}
+
+func TestOfMuchOutputBothEndsAreKept(t *testing.T) {
+	r := newReport(io.Discard)
+	for _, text := range []string{"where it failed\n", strings.Repeat("log\n", maxOutput), "the end\n"} {
+		r.event(event{Action: "output", Package: "p", Test: "T", Output: text})
+	}
+	got := r.output[key{"p", "T"}]
+	if !strings.HasPrefix(got, "where it failed\n") || !strings.HasSuffix(got, "log\nthe end\n") || len(got) > maxOutput {
+		t.Errorf("%d bytes: %.40q", len(got), got)
 	}
 }
 
