@@ -115,13 +115,22 @@ func (g *guard) watch(ctx context.Context) time.Duration {
 			g.seenAt = now
 		}
 	}
+	g.askOwed(ctx, now)
+	// The needs before the space: what a block volume writes between the two then
+	// counts twice. The other way round it would count as neither needed nor taken,
+	// and a full pool would be thawed.
+	needsErr := g.askNeeds(now, false)
 	sp, err := g.pool.store.space()
 	if err != nil {
-		g.tell(fmt.Errorf("measure the space: %w; as long as this lasts nothing is frozen or thawed", err))
+		g.tell(errors.Join(needsErr, fmt.Errorf("measure the space: %w; as long as this lasts nothing is frozen or thawed", err)))
 		return watchNear
 	}
+	now = time.Now()
 	g.follow(sp, now)
-	sp, reserve, err := g.judge(ctx, sp, now)
+	reserve, _ := g.lastReserve()
+	if err = needsErr; err == nil {
+		sp, reserve, err = g.judge(ctx, sp, now)
+	}
 	if err != nil {
 		g.tell(err)
 	}
@@ -166,12 +175,7 @@ const speedSample = 100 * time.Millisecond
 // judge says how large the reserve is now, and decides. If that took long it says
 // how much space there is after it.
 func (g *guard) judge(ctx context.Context, sp space, now time.Time) (space, volume.Bytes, error) {
-	g.askOwed(ctx, now)
 	over := g.pool.overpromised()
-	if err := g.askNeeds(now, false); err != nil {
-		last, _ := g.lastReserve()
-		return sp, last, err
-	}
 	reserve := g.owes.reserve(g.speed, over)
 	if g.isFrozen() {
 		if sp.Cover >= g.enough(reserve, over) {

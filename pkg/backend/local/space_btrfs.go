@@ -79,13 +79,15 @@ func (s *btrfsStore) chunks() (chunks, error) {
 	}
 	c := chunks{total: volume.Bytes(st.Blocks) * volume.Bytes(st.Bsize)}
 	r := counters{store: s}
-	// statfs lags behind what is promised to writes in flight.
-	c.dataFree = max(0, r.get("data/total_bytes")-r.get("data/bytes_used")-r.get("data/bytes_may_use")-
-		r.get("data/bytes_reserved")-r.get("data/bytes_pinned")-r.get("data/bytes_readonly"))
+	// statfs lags behind what is promised to writes in flight. Each of these is a file
+	// of its own, so they are read in the order that a byte goes through them: one that
+	// moves on meanwhile is counted twice, never left out.
+	c.dataFree = max(0, r.get("data/total_bytes")-r.get("data/bytes_may_use")-r.get("data/bytes_reserved")-
+		r.get("data/bytes_used")-r.get("data/bytes_pinned")-r.get("data/bytes_readonly"))
 	// Of metadata, bytes_may_use is what would be needed in the very worst case, many
 	// times too much: only the part that the kernel keeps for itself counts.
 	metaSize, metaOnDisk := r.get("metadata/total_bytes"), r.get("metadata/disk_total")
-	metaFree := metaSize - r.get("metadata/bytes_used") - r.get("metadata/bytes_reserved") -
+	metaFree := metaSize - r.get("metadata/bytes_reserved") - r.get("metadata/bytes_used") -
 		r.get("metadata/bytes_pinned") - r.get("metadata/bytes_readonly") - r.get("global_rsv_size")
 	if metaSize > 0 {
 		c.metaTotal = metaOnDisk
