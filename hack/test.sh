@@ -3,6 +3,10 @@
 # output, for test/summary, with a line of its own around each run.
 #
 #   hack/test.sh unit|race|root|e2e|sanity|fault... | bin/summary
+#
+# With HOLDFAST_RUN_AGAIN=1 a test that fails is run twice more, alone, and counts as
+# passed if it passes both times; the summary names it. It is for CI, where one of
+# thousands of tests that met a busy machine would hide what all the others say.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,9 +35,41 @@ run() {
   done
   shift
   echo "summary: pass $name"
-  env "${settings[@]}" go test -json "$@" || rc=$?
-  echo "summary: exit $rc"
+  if [ -z "${HOLDFAST_RUN_AGAIN:-}" ]; then
+    env "${settings[@]}" go test -json "$@" || rc=$?
+    echo "summary: exit $rc"
+  else
+    local events
+    events=$(mktemp)
+    env "${settings[@]}" go test -json "$@" | tee "$events" || rc=$?
+    echo "summary: exit $rc"
+    if [ $rc -ne 0 ] && again "$events" "$@"; then rc=0; fi
+    rm "$events"
+  fi
   [ $rc -eq 0 ] || status=1
+}
+
+# again EVENTS ARGUMENTS: runs the tests again that failed, where that is sensible, and
+# succeeds if they explain why the run failed and all of them pass.
+again() {
+  local events=$1 flags=() failures rc=0 line
+  shift
+  for arg in "$@"; do
+    case $arg in
+      ./* | "$module"/*) ;;
+      *) flags+=("$arg") ;;
+    esac
+  done
+  mapfile -t failures < <(bin/summary -again <"$events")
+  [ ${#failures[@]} -gt 0 ] || return 1
+  for line in "${failures[@]}"; do
+    echo "summary: again $line"
+    local one=0
+    env "${settings[@]}" go test -json "${flags[@]}" -run "^${line#* }\$" -count=2 -failfast "${line% *}" || one=$?
+    echo "summary: exit $one"
+    [ $one -eq 0 ] || rc=1
+  done
+  return $rc
 }
 
 race() {

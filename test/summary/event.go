@@ -35,7 +35,7 @@ func parseMarker(line string) (marker, bool) {
 	}
 	verb, text, _ := strings.Cut(rest, " ")
 	switch verb {
-	case "pass", "skip", "exit":
+	case "pass", "skip", "exit", "again":
 		return marker{verb, text}, true
 	}
 	return marker{}, false

@@ -21,6 +21,9 @@ func (r *report) finish() bool {
 			fmt.Fprintf(r.out, "  %s\n", k)
 		}
 	}
+	if text := r.tellAgain(); text != "" {
+		fmt.Fprintf(r.out, "\n%s", text)
+	}
 	fmt.Fprintf(r.out, "\n%s\n", r.line())
 	return len(failures) == 0 && len(r.having(passed)) > 0
 }

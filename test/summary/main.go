@@ -13,6 +13,10 @@
 //	summary: pass NAME             what follows is this run
 //	summary: skip WHAT: REASON     this cannot run here; it counts as skipped
 //	summary: exit STATUS           how the go command ended
+//	summary: again PACKAGE TEST    what follows stands over this test's failure
+//
+// With -again it reads the output of one run and names the tests that a script may
+// run again, "PACKAGE TEST" a line.
 //
 // The exit status is 1 if anything failed, or if nothing ran.
 package main
@@ -24,8 +28,20 @@ import (
 )
 
 func main() {
-	out := flag.String("out", "", "a file that gets the last line, too")
+	out := flag.String("out", "", "a file that gets the last line, too, and before it which tests passed only when run again")
+	named := flag.Bool("again", false, "only name the tests that may be run again")
 	flag.Parse()
+	if *named {
+		failures, err := again(os.Stdin)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "summary:", err)
+			os.Exit(1)
+		}
+		for _, k := range failures {
+			fmt.Println(k.Package, k.Test)
+		}
+		return
+	}
 	r := newReport(os.Stdout)
 	if err := r.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "summary:", err)
@@ -33,7 +49,7 @@ func main() {
 	}
 	ok := r.finish()
 	if *out != "" {
-		if err := os.WriteFile(*out, []byte(r.line()+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(*out, []byte(r.tellAgain()+r.line()+"\n"), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, "summary:", err)
 			os.Exit(1)
 		}

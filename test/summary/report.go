@@ -41,6 +41,7 @@ type report struct {
 	results map[key]outcome
 	reasons map[key]string // why a test was skipped
 	parents map[key]bool   // tests that have subtests, in whatever run
+	again   []key          // tests that were run again
 
 	// The run that is being read.
 	run       string
@@ -91,6 +92,11 @@ func (r *report) add(line string) {
 	case m.verb == "pass":
 		r.startRun(m.text)
 		fmt.Fprintf(r.out, "\n== %s\n", m.text)
+	case m.verb == "again":
+		pkg, test, _ := strings.Cut(m.text, " ")
+		r.startRun("again: " + shortPackage(pkg) + " " + test)
+		r.runAgain(pkg, test)
+		fmt.Fprintf(r.out, "\n== %s\n", r.run)
 	case m.verb == "skip":
 		what, reason, _ := strings.Cut(m.text, ": ")
 		r.settle(key{what, ""}, skipped)

@@ -75,6 +75,23 @@ func TestTheLastLineCounts(t *testing.T) {
 			"summary: pass unit\n" + events("run T", "pass T", "pass") + "summary: pass race\n" + events("run T", "fail T", "fail"),
 			"0 passed, 1 failed, 0 skipped", false, "",
 		},
+		"a test that passes when run again": {
+			events("run T", "run T/a", "output T/a why", "fail T/a", "fail T", "fail") + "summary: exit 1\nsummary: again " + pkg + " T\n" +
+				events("run T", "run T/a", "pass T/a", "pass T", "pass") + "summary: exit 0\n",
+			"1 passed, 0 failed, 0 skipped", true, "      why\n",
+		},
+		"it is named": {
+			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\n" + events("run T", "pass T", "pass"),
+			"1 passed, 0 failed, 0 skipped", true, "failed once, and passed when it was run again: pkg/a T\n",
+		},
+		"a test that fails again": {
+			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\n" + events("run T", "pass T", "run T", "fail T", "fail"),
+			"0 passed, 1 failed, 0 skipped", false, "== again: pkg/a T",
+		},
+		"a run again that did not start": {
+			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\nsummary: exit 2\n",
+			"0 passed, 1 failed, 0 skipped", false, "status 2",
+		},
 		"a skipped test that has subtests where it runs": {
 			events("run T", "skip T", "pass") + "summary: pass root\n" + events("run T", "run T/a", "pass T/a", "pass T", "pass"),
 			"1 passed, 0 failed, 0 skipped", true, "",
@@ -140,6 +157,33 @@ func TestRealGoTest(t *testing.T) {
 	for _, want := range []string{"it is bad", "cannot use", "no b here", "ok    example.test/m/good"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("does not say %q:\n%s", want, text)
+		}
+	}
+}
+
+func TestWhatIsRunAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		stream string
+		want   string
+	}{
+		"a test, with its subtests":   {events("run T", "run T/a", "fail T/a", "fail T", "run U", "pass U", "fail"), "T"},
+		"nothing if all is well":      {events("run T", "pass T", "pass"), ""},
+		"nothing if a package failed": {events("run T", "pass T", "fail"), ""},
+		"nothing if a test never ended": {
+			events("run T", "fail T", "run U", "output U panic: boom", "fail"), "",
+		},
+		"nothing if many failed": {events("run T", "fail T", "run U", "fail U", "run V", "fail V", "fail"), ""},
+	} {
+		keys, err := again(strings.NewReader(c.stream))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, k := range keys {
+			got = append(got, k.Test)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %q is run again, want %q", name, got, c.want)
 		}
 	}
 }
