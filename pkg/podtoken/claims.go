@@ -10,14 +10,13 @@ import (
 
 // Claims are what a token says of itself.
 type Claims struct {
-	Issuer, Subject string
-	Audiences       []string
+	Subject   string
+	Audiences []string
 	// Expires, NotBefore and IssuedAt are zero if the token does not have them.
 	Expires, NotBefore, IssuedAt time.Time
 	// What the token is bound to (kubernetes pkg/serviceaccount/claims.go).
 	Namespace, ServiceAccount string
 	Pod, PodUID               string
-	Node                      string
 }
 
 // kubernetesClaims is the private claim of Kubernetes' tokens.
@@ -26,7 +25,6 @@ type kubernetesClaims struct {
 		Namespace      string `json:"namespace"`
 		Pod            ref    `json:"pod"`
 		ServiceAccount ref    `json:"serviceaccount"`
-		Node           ref    `json:"node"`
 	} `json:"kubernetes.io"`
 }
 
@@ -62,9 +60,9 @@ func parseClaims(text string) (Claims, error) {
 	}
 	k := own.Kubernetes
 	return Claims{
-		Issuer: std.Issuer, Subject: std.Subject, Audiences: std.Audience,
+		Subject: std.Subject, Audiences: std.Audience,
 		Expires: timeOf(std.Expiry), NotBefore: timeOf(std.NotBefore), IssuedAt: timeOf(std.IssuedAt),
-		Namespace: k.Namespace, ServiceAccount: k.ServiceAccount.Name, Pod: k.Pod.Name, PodUID: k.Pod.UID, Node: k.Node.Name,
+		Namespace: k.Namespace, ServiceAccount: k.ServiceAccount.Name, Pod: k.Pod.Name, PodUID: k.Pod.UID,
 	}, nil
 }
 
