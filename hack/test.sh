@@ -77,7 +77,7 @@ race() {
     echo "summary: skip race detector: it needs a C compiler (gcc)"
     return
   fi
-  run "race detector" CGO_ENABLED=1 -- -race -timeout 15m ./pkg/...
+  run "race detector" CGO_ENABLED=1 -- -race -timeout 30m ./pkg/...
 }
 
 root() {
@@ -85,7 +85,7 @@ root() {
   mapfile -t packages < <(importing "$module/test/roottest")
   # One package at a time: a mount namespace that is copied while a test runs
   # pins that test's loop devices.
-  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 30m "${packages[@]}"
+  run "real loop devices and filesystems" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -p 1 -count=1 -timeout 50m "${packages[@]}"
 }
 
 for pass in "$@"; do
@@ -93,12 +93,12 @@ for pass in "$@"; do
     unit)
       # Those of test/e2e need a cluster: a pass of their own.
       mapfile -t packages < <(go list ./... | grep -vx "$module/test/e2e")
-      run "unit tests" CGO_ENABLED=0 -- -timeout 10m "${packages[@]}"
+      run "unit tests" CGO_ENABLED=0 -- -timeout 20m "${packages[@]}"
       ;;
     race) race ;;
     root) root ;;
     e2e)
-      run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 40m ${E2E_ARGS:-} ./test/e2e/...
+      run "real Kubernetes" CGO_ENABLED=0 HOLDFAST_E2E=1 -- -count=1 -timeout 60m ${E2E_ARGS:-} ./test/e2e/...
       # Needs no cluster, but the Vault that is built for the tests on one.
       [ -n "${E2E_ARGS:-}" ] || run "a real Vault" CGO_ENABLED=0 HOLDFAST_ROOT_TESTS=1 -- -count=1 -timeout 10m -run Vault ./test/sealed
       ;;

@@ -37,7 +37,7 @@ func TestProgramIsNeverBrokenOffHalfWay(t *testing.T) {
 		waitFor(t, func() bool { return exists(started) })
 		cancel()
 	}()
-	_, err := r.RunToEnd(ctx, target, "sh", "-c", `: >"$1"; sleep 0.3; echo on; echo on >&2; : >"$2"`, "sh", started, finished)
+	_, err := r.RunToEnd(ctx, target, "sh", "-c", `: >"$1"; until [ -e "$1.go" ]; do sleep 0.02; done; echo on; echo on >&2; : >"$2"`, "sh", started, finished)
 	if !errors.Is(err, command.ErrRunning) || !errors.Is(err, context.Canceled) {
 		t.Errorf("RunToEnd = %v, want ErrRunning and Canceled", err)
 	}
@@ -47,6 +47,9 @@ func TestProgramIsNeverBrokenOffHalfWay(t *testing.T) {
 	// The next one on the same target waits for it, one on another does not.
 	if _, err := r.RunToEnd(t.Context(), newTarget(t, "other"), "test", "!", "-e", finished); err != nil {
 		t.Errorf("beside it: %v", err)
+	}
+	if err := os.WriteFile(started+".go", nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := r.RunToEnd(t.Context(), target, "test", "-e", finished); err != nil {
 		t.Errorf("after it: %v", err)
@@ -58,7 +61,7 @@ func TestWaitingForAnEarlierProgramObeysTheContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	finished, never := target.Name()+".finished", target.Name()+".never"
-	for _, argv := range [][]string{{"sh", "-c", `sleep 0.4; : >"$1"`, "sh", finished}, {"touch", never}} {
+	for _, argv := range [][]string{{"sh", "-c", `until [ -e "$1.go" ]; do sleep 0.02; done; : >"$1"`, "sh", finished}, {"touch", never}} {
 		second, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if argv[0] == "sh" {
@@ -70,6 +73,9 @@ func TestWaitingForAnEarlierProgramObeysTheContext(t *testing.T) {
 	}
 	if err := r.Drain(ctx); !errors.Is(err, command.ErrRunning) || !strings.Contains(err.Error(), target.Name()) {
 		t.Errorf("Drain = %v, want ErrRunning with %s", err, target.Name())
+	}
+	if err := os.WriteFile(finished+".go", nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if err := r.Drain(t.Context()); err != nil || !exists(finished) {
 		t.Errorf("Drain = %v before the program had finished", err)

@@ -37,8 +37,8 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 		code   string
 		want   error
 		says   string
-		// slow says that it ends at the time limit of a request.
-		slow bool
+		// slow is the time limit of a request, if that is where it ends.
+		slow time.Duration
 		// away says that the service passes for away after it.
 		away bool
 	}{
@@ -55,12 +55,12 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 		{name: "503", status: 503, want: volume.ErrUnavailable, says: "503 Service Unavailable: Any in its own words", away: true},
 		{name: "503 of a proxy", answer: write(503, ""), want: volume.ErrUnavailable, says: "503 Service Unavailable, in no way", away: true},
 		{name: "504", answer: write(504, "null"), want: volume.ErrUnavailable, says: "504 Gateway Timeout, in no way", away: true},
-		{name: "slow", answer: hang, want: volume.ErrUnavailable, says: "deadline", slow: true, away: true},
+		{name: "slow", answer: hang, want: volume.ErrUnavailable, says: "deadline", slow: 300 * time.Millisecond, away: true},
 		{name: "slow body", answer: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprint(w, canary)
 			w.(http.Flusher).Flush()
 			hang(w, r)
-		}, want: volume.ErrUnavailable, says: "read its answer", slow: true, away: true},
+		}, want: volume.ErrUnavailable, says: "read its answer", slow: 2 * time.Second, away: true},
 		{name: "hangs up", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: volume.ErrUnavailable, says: "", away: true},
 		{name: "garbage", answer: write(200, "\x00\xff{<"+canary), want: volume.ErrUnavailable, says: "its answer is"},
 		{name: "half of it", answer: write(200, `{"access_token":"`+canary), want: volume.ErrUnavailable, says: "its answer is"},
@@ -88,10 +88,10 @@ func TestEveryAnswerOfAnUnfriendlyCloudHasItsError(t *testing.T) {
 				}
 				server := newFaultyCloud(t, request, answer)
 				s, role := cloudAt(t, request, server.URL, server.ca())
-				if c.slow {
+				if c.slow > 0 {
 					for _, service := range s.(asker).services() {
 						if request != ofImpersonation || service == s.(*exchange).iam {
-							service.timeout = 300 * time.Millisecond
+							service.timeout = c.slow
 						}
 					}
 				}

@@ -179,6 +179,7 @@ func TestAnswersOfAnotherSourceKeepNoDeadConnection(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	mustRead(two)
 	wantErr(t, <-failed, volume.ErrUnavailable, "deadline")
+	service.timeout = requestTime
 	mustRead(one)
 
 	// An answer that is of no use comes over a connection that lives.

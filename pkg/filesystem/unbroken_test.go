@@ -13,13 +13,13 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/volume"
 )
 
-// slowTools puts programs in PATH that take a moment, and then leave a file with
-// their name beside the device.
+// slowTools puts programs in PATH that leave a file with their name beside the device
+// once somebody has made the file go there.
 func slowTools(t *testing.T, names ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range names {
-		script := "#!/bin/sh\nfor dev; do :; done\nsleep 0.4\n: >\"$dev.$(basename \"$0\")\"\n"
+		script := "#!/bin/sh\nfor dev; do :; done\n: >\"$dev.started\"\nuntil [ -e \"$dev.go\" ]; do sleep 0.02; done\n: >\"$dev.$(basename \"$0\")\"\n"
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -41,14 +41,25 @@ func TestCheckAndGrowthGoOnWhenNobodyWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dev := newFilesystem(t, volume.Ext4, 16*volume.MiB)
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			go func() {
+				for ctx.Err() == nil {
+					if _, err := os.Stat(dev + ".started"); err == nil {
+						cancel()
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}()
 			err := work(ctx, dev)
-			if !errors.Is(err, volume.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("an impatient call = %v, want ErrUnavailable and DeadlineExceeded", err)
+			if !errors.Is(err, volume.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+				t.Errorf("an impatient call = %v, want ErrUnavailable and Canceled", err)
 			}
 			if _, err := os.Stat(dev + "." + name); err == nil {
 				t.Fatal("it had finished, so this test shows nothing")
+			}
+			if err := os.WriteFile(dev+".go", nil, 0o600); err != nil {
+				t.Fatal(err)
 			}
 			if err := runner.Drain(t.Context()); err != nil {
 				t.Fatal(err)

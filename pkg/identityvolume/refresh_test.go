@@ -414,6 +414,7 @@ x: {template: "{{ if eq .app.password \"`+canary+`\" }}x{{ else }}{{ index .app.
 	publish()
 	s.vault.Put("secret/data/shop", map[string]any{"password": canary + "-2"}) // the template fails
 	publish()
+	s.eventually(pod, nil, "a failure", func() bool { return len(s.said(RefreshFailed)) > 0 })
 	s.vault.Verify = func(_, jwt string) string { return "no " + jwt }
 	s.vault.ForgetLogins()
 	publish()

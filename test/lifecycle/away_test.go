@@ -46,7 +46,7 @@ func (p *pod) mustReturn() {
 		if err == nil {
 			break
 		}
-		if time.Since(began) > writeWait {
+		if time.Since(began) > callLimit {
 			p.t.Fatalf("the pool does not come back: %v\n%s", err, p.log())
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -129,7 +129,7 @@ func snapshotIsLeftAlone(s *site, watchdog *harness.Watchdog) {
 	p := s.launch(ext4("alone"))
 	writer := p.journal()
 	before, cpu := len(watchdog.Log()), cpuTime(s, watchdog)
-	s.restart("freeze/frozen=sleep:700ms")
+	s.restart("freeze/frozen=sleep:300ms")
 	p.snapshot("alone")
 	s.mustGoOn(writer)
 	if said := watchdog.Log()[before:]; strings.TrimSpace(said) != "" {

@@ -11,8 +11,8 @@ import (
 
 // settleTime is how long the kernel gets to finish what the tests let go of: a
 // filesystem is unmounted, and its loop device detached, after the last user is
-// gone.
-const settleTime = 2 * time.Second
+// gone, however long its disk takes. A closed connection is one some time later, too.
+var settleTime = 30 * time.Second
 
 // state is what the tests could leave behind, each in the words in which a leak is
 // reported. It is read without the packages under test, which could be wrong.
@@ -44,9 +44,9 @@ func (before state) leaks() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		slow := slices.Concat(added(before.loops, now.loops), added(before.mounts, now.mounts))
-		if len(slow) == 0 || time.Now().After(deadline) {
-			return slices.Concat(slow, added(before.descriptors, now.descriptors)), nil
+		left := slices.Concat(added(before.loops, now.loops), added(before.mounts, now.mounts), added(before.descriptors, now.descriptors))
+		if len(left) == 0 || time.Now().After(deadline) {
+			return left, nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -101,6 +101,7 @@ func runAgain(t *testing.T, kind string) (output string, code int) {
 // misbehave leaves behind what kind says.
 func misbehave(t *testing.T, kind string) {
 	roottest.Require(t)
+	roottest.Impatient()
 	switch kind {
 	case "descriptor":
 		if _, err := syscall.Open("/dev/null", syscall.O_RDONLY, 0); err != nil {

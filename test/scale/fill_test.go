@@ -89,8 +89,9 @@ func (s *scene) list() {
 	})
 	scrape := row("/metrics, a scrape", times/10, func(int) error { return s.scrape() })
 	s.aimBelow("a scrape of /metrics, p50", mostScrape, scrape.Median())
-	s.aimBelow("GetCapacity, p99", mostCapacity, capacity.Percentile(99))
-	s.aimBelow("ListVolumes, a page of 100, p99", mostPage, page.Percentile(99))
+	p := s.plan.percentile()
+	s.aimBelow(fmt.Sprintf("GetCapacity, p%d", p), mostCapacity, capacity.Percentile(p))
+	s.aimBelow(fmt.Sprintf("ListVolumes, a page of 100, p%d", p), mostPage, page.Percentile(p))
 	s.memory("after the lists")
 }
 

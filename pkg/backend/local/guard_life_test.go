@@ -319,12 +319,8 @@ func TestBlockVolumesAreNotOvercommitted(t *testing.T) {
 			t.Error(err)
 		}
 		// On btrfs the chunks that it took can leave more covered than was thought.
-		within(t, soon, "the writer stands still", func() bool {
-			before, _ := f.Files()
-			time.Sleep(500 * time.Millisecond)
-			after, _ := f.Files()
-			return before == after && g.poolNamed("default").guard.isFrozen()
-		})
+		g.waitFrozen(f)
+		g.mustWait(f)
 		g.remove(b.ID)
 		files, err := f.Stop()
 		if err != nil {

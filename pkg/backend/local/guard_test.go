@@ -138,15 +138,19 @@ func (g *guarded) waitFrozen(f filler) {
 // mustWait demands that a writer is stopped and was told of no error.
 func (g *guarded) mustWait(f filler) {
 	g.t.Helper()
-	time.Sleep(500 * time.Millisecond) // what is under way ends
-	before, err := f.Files()
-	if err != nil {
-		g.t.Fatalf("the writer met an error: %v", err)
+	files := func() int {
+		n, err := f.Files()
+		if err != nil {
+			g.t.Fatalf("the writer met an error after %d files: %v", n, err)
+		}
+		return n
 	}
-	time.Sleep(300 * time.Millisecond)
-	if after, err := f.Files(); after != before || err != nil {
-		g.t.Fatalf("the writer goes on in a full pool: %d files, then %d, %v", before, after, err)
-	}
+	var before int
+	within(g.t, soon, "the writer stands still", func() bool { // what is under way ends
+		before = files()
+		time.Sleep(500 * time.Millisecond)
+		return files() == before && g.poolNamed("default").guard.isFrozen()
+	})
 	sp, err := g.poolNamed("default").store.space()
 	if err != nil {
 		g.t.Fatal(err)

@@ -44,7 +44,7 @@ func TestOneSlowFreezeHoldsUpNobody(t *testing.T) {
 	within(t, soon, "one is frozen", func() bool { return frozen() == 1 })
 	time.Sleep(lookAgain + time.Second)
 	giveBack()
-	within(t, 3*time.Second, "the other is thawed", func() bool { return !g.poolNamed("default").guard.isFrozen() && frozen() == 0 })
+	within(t, soon, "the other is thawed", func() bool { return !g.poolNamed("default").guard.isFrozen() && frozen() == 0 })
 	let()
 	g.unmount(a.ID, dirA)
 	g.unmount(b.ID, dirB)

@@ -125,7 +125,8 @@ func TestAPoolThatFillsUpSaysSo(t *testing.T) {
 	if err := errors.Join(os.Remove(filler), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 60e9, "the space is back", func() bool { return len(b.wrong("default")) == 0 })
+	// btrfs gives it back when its cleaner comes by, twice a minute.
+	within(t, 150*time.Second, "the space is back", func() bool { return len(b.wrong("default")) == 0 })
 	if n := len(h.about(Healed)); n != 2 {
 		t.Errorf("told %d times that it is over: %q", n, h.said)
 	}

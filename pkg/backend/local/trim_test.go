@@ -88,9 +88,9 @@ func TestAFullPoolTakesBackWhatIsDeletedInsideItsVolumes(t *testing.T) {
 		f := startFill(t, dir, workload.Direct)
 		g.waitFrozen(f)
 		g.mustWait(f)
-		if n := volume.Bytes(g.poolNamed("default").tally().trimmed.Load()); n < 200*volume.MiB {
-			t.Errorf("before the pool was full only %s were given back", n)
-		}
+		within(t, soon, "what was deleted is given back", func() bool {
+			return volume.Bytes(g.poolNamed("default").tally().trimmed.Load()) >= 200*volume.MiB
+		})
 		if err := workload.Verify(filepath.Join(quiet, "stays"), 7, 200*volume.MiB); err != nil {
 			t.Error(err)
 		}
