@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -70,12 +71,20 @@ func (f format) check() error {
 
 // print prints what a command found: as JSON, or as text puts it.
 func (f format) print(out io.Writer, found any, text func(io.Writer) error) error {
+	// In one piece: what is said of an error on another stream must not land inside it.
+	var page bytes.Buffer
 	if f != formatJSON {
-		return text(out)
+		if err := text(&page); err != nil {
+			return err
+		}
+	} else {
+		enc := json.NewEncoder(&page)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(found); err != nil {
+			return fmt.Errorf("print: %w", err)
+		}
 	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(found); err != nil {
+	if _, err := out.Write(page.Bytes()); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil

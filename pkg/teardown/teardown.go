@@ -40,6 +40,7 @@ func Below(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	end := time.Now().Add(5 * time.Second)
 	var pools []string
 	for i := len(mounts) - 1; i >= 0; i-- {
 		if !strings.HasPrefix(mounts[i].Path, root.Path()+"/") {
@@ -49,20 +50,15 @@ func Below(ctx context.Context, dir string) error {
 			pools = append(pools, mounts[i].Path)
 			continue
 		}
-		if err := root.Unmount(ctx, mounts[i].Path); err != nil {
+		if err := unmount(ctx, root, mounts[i].Path, end); err != nil {
 			return err
 		}
 	}
 	if err := detachBelow(root.Path()); err != nil {
 		return err
 	}
-	end := time.Now().Add(5 * time.Second)
 	for _, p := range pools {
-		err := root.Unmount(ctx, p)
-		for ; errors.Is(err, volume.ErrInUse) && time.Now().Before(end); err = root.Unmount(ctx, p) {
-			time.Sleep(5 * time.Millisecond) // a device that was just let go still has its image
-		}
-		if err != nil {
+		if err := unmount(ctx, root, p, end); err != nil {
 			return err
 		}
 	}
@@ -77,6 +73,16 @@ func Below(ctx context.Context, dir string) error {
 			return fmt.Errorf("loops stay attached: %v", left)
 		}
 	}
+}
+
+// unmount tries again until a time: who was just killed, or a device that was just let
+// go, may have a file in it still.
+func unmount(ctx context.Context, root *mount.Root, path string, end time.Time) error {
+	err := root.Unmount(ctx, path)
+	for ; errors.Is(err, volume.ErrInUse) && time.Now().Before(end); err = root.Unmount(ctx, path) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	return err
 }
 
 // hasImage says whether a loop device is on a file below a mount.

@@ -261,7 +261,12 @@ func removeCgroups() error {
 		})
 		slices.Reverse(dirs)
 		for _, dir := range dirs {
-			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+			err := unix.Rmdir(dir)
+			for n := 0; n < 1000 && errors.Is(err, unix.EBUSY); n++ { // who was killed is not gone yet
+				time.Sleep(10 * time.Millisecond)
+				err = unix.Rmdir(dir)
+			}
+			if err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("remove the control group %s: %w", dir, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,11 +57,16 @@ func stopBridge(ctx context.Context) error {
 	return err
 }
 
-// command runs a program and returns all that it says.
+// command runs a program and returns all that it says: its output, and after it its
+// errors.
 func command(ctx context.Context, name string, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	var output, complaints bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &output, &complaints
+	err := cmd.Run()
+	out := output.String() + complaints.String()
 	if err != nil {
-		return string(out), fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		return out, fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(out))
 	}
-	return string(out), nil
+	return out, nil
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // RebootKubeletFirst does what Reboot does, but kubelet is started while there is
@@ -25,6 +27,7 @@ func (c *Cluster) RebootKubeletFirst(ctx context.Context) error {
 			return err
 		}
 	}
+	since := metav1.Now()
 	if err := c.kubelet().start(); err != nil {
 		return err
 	}
@@ -32,7 +35,10 @@ func (c *Cluster) RebootKubeletFirst(ctx context.Context) error {
 	if err := ctx.Err(); ended != nil && err != nil {
 		return err
 	}
-	return c.startNode(ctx)
+	if err := c.startNode(ctx); err != nil {
+		return err
+	}
+	return c.waitForNode(ctx, since)
 }
 
 // RestartContainerd ends containerd and starts it again; its containers run on.

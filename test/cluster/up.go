@@ -219,13 +219,21 @@ func (c *Cluster) provide(ctx context.Context, ref string, log io.Writer) error 
 	return c.importImage(ctx, ref, maker)
 }
 
-// waitForNode waits until kubelet has said since a time that the node is ready.
+// waitForNode waits until kubelet has said since a time that the node is ready. One
+// that ends meanwhile is started again, as an init does: containerd answers before it
+// has found its containers again, and kubelet does not wait for that.
 func (c *Cluster) waitForNode(ctx context.Context, since metav1.Time) error {
 	client, err := c.client()
 	if err != nil {
 		return err
 	}
-	err = wait(ctx, 90*time.Second, func() bool { return nodeReady(ctx, client, since) })
+	err = wait(ctx, 3*time.Minute, func() bool {
+		if _, runs := c.kubelet().running(); !runs {
+			_ = c.kubelet().start() // if it cannot be started, the node does not get ready
+			return false
+		}
+		return nodeReady(ctx, client, since)
+	})
 	if err != nil {
 		return fmt.Errorf("the node does not get ready: %w\n%s", err, c.kubelet().tail())
 	}

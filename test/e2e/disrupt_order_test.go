@@ -105,9 +105,7 @@ func TestADrainedNodeLetsGoOfItsVolumes(t *testing.T) {
 		s.must(err)
 		return len(left) == 0
 	})
-	if now := s.driverPod(); !running(now) {
-		t.Errorf("the driver does not run on a drained node:\n%s", asYAML(now))
-	}
+	await(s, aWhile, one(s.kube.CoreV1().Pods(driverNamespace), s.driverPod().Name), "runs on a drained node", running)
 
 	s.step("reboot, kubelet first")
 	s.rebootNode(s.cluster.RebootKubeletFirst)

@@ -49,6 +49,7 @@ func TestAPoolThatIsMissingHarmsNoOther(t *testing.T) {
 	app := s.runClaim(newClaim("app", class, small))
 	app.write("/data/file", 1)
 	app.delete()
+	s.detached("app")
 
 	s.step("take the second pool away")
 	driver := s.withoutDriver(s.driverTemplate(), func() { s.must(goAway()) })
@@ -66,10 +67,7 @@ func TestAPoolThatIsMissingHarmsNoOther(t *testing.T) {
 	other := s.runClaim(newClaim("other", classExt4, small))
 	other.write("/data/file", 2)
 	other.verify("/data/file", 2)
-	now := s.driverPod()
-	if now.UID != driver.UID || !running(now) || restarts(now)[driverContainer] != 0 {
-		t.Errorf("the driver's pod did not stay up and ready without the pool:\n%s", asYAML(now))
-	}
+	s.stayedUp(driver)
 
 	s.step("bring it back")
 	s.must(comeBack())

@@ -16,8 +16,9 @@ import (
 )
 
 // longestGap is how long a writer may wait for one record of 4 KiB to be on the
-// disk while somebody disturbs the driver. The machine of a test is slow and busy.
-const longestGap = 2 * time.Second
+// disk while somebody disturbs the driver: less than a frozen filesystem would stand.
+// The machine of a test is slow and busy.
+const longestGap = 6 * time.Second
 
 // writer is a pod that writes a journal to a volume all the time.
 type writer struct {

@@ -25,6 +25,16 @@ func (s *scene) driverPod() *corev1.Pod {
 	return &pods.Items[0]
 }
 
+// stayedUp demands that the driver's container in this pod was never started again.
+// One slow answer may make it unready for a moment.
+func (s *scene) stayedUp(driver *corev1.Pod) {
+	s.t.Helper()
+	now := await(s, aWhile, one(s.kube.CoreV1().Pods(driverNamespace), driver.Name), "is ready", running)
+	if now.UID != driver.UID || restarts(now)[driverContainer] != 0 {
+		s.t.Errorf("the driver's pod did not stay up:\n%s", asYAML(now))
+	}
+}
+
 // calls says how often and how long a method of the driver was called.
 type calls struct {
 	count   int

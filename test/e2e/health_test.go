@@ -22,8 +22,8 @@ func (p *twoPools) troubleIsTold() {
 	victim := s.runClaim(newClaim("victim", p.class, small))
 	victim.write("/data/file", 4)
 	victim.delete()
+	s.detached("victim")
 	handle := s.volumeOf("victim").Spec.CSI.VolumeHandle
-	s.until(aWhile, "the volume is detached", func() bool { return !hasLoop(handle) })
 	image := filepath.Join(diskDir, "volumes", handle, "data", "disk.img")
 	s.step("cut the image of %s, and fill the disk", handle)
 	restore := s.cut(image, volume.MiB)
@@ -85,6 +85,14 @@ func (p *twoPools) conditions(want, handle string) {
 	if have := sampleOf(metrics, "holdfast_volume_healthy", `volume="`+handle+`"`); have != healthy {
 		s.t.Errorf("holdfast_volume_healthy is %q, want %q", have, healthy)
 	}
+}
+
+// detached waits until no loop device has the image of a claim's volume: a pod is gone
+// before its volume is unstaged.
+func (s *scene) detached(claim string) {
+	s.t.Helper()
+	handle := s.volumeOf(claim).Spec.CSI.VolumeHandle
+	s.until(aWhile, "the volume is detached", func() bool { return !hasLoop(handle) })
 }
 
 // hasLoop reports whether a loop device has the image of a volume.

@@ -37,8 +37,8 @@ func (i *identityScene) killed(t *testing.T) {
 	for _, p := range []*pod{password, pairs} {
 		s.must(s.poke(s.ns, p.name))
 	}
-	password.awaitPassword("second", period)
-	pairs.awaitSerials(2, period)
+	password.awaitPassword("second", period+busy)
+	pairs.awaitSerials(2, period+busy)
 	s.step("both are new %s after that", time.Since(back).Round(time.Second))
 	password.sees("first", "second")
 }

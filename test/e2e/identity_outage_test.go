@@ -29,8 +29,8 @@ func (i *identityScene) stopped(t *testing.T) {
 	s.awaitEvent("password", "CredentialRefreshFailed", "what is still valid is kept")
 	s.must(i.stops.process.Signal(syscall.SIGCONT))
 	i.stops.put(s, "second")
-	s.step("Vault goes on: the password is new after %s", password.awaitPassword("second", period))
-	s.step("and the certificate after %s more", pairs.awaitSerials(2, period))
+	s.step("Vault goes on: the password is new after %s", password.awaitPassword("second", period+busy))
+	s.step("and the certificate after %s more", pairs.awaitSerials(2, period+busy))
 	s.awaitEvent("password", "CredentialRefreshed", "refreshed again")
 	password.sees("first", "second")
 	if now := pairs.sight(); now.Left < 10*time.Second {
@@ -53,7 +53,7 @@ func (i *identityScene) refusing(t *testing.T) {
 	i.endures(s, time.Time{}, p)
 	s.awaitEvent("password", "CredentialRefreshFailed", "connection refused.*what is still valid is kept")
 	s.must(i.shuts.unlock())
-	s.step("Vault is back: the password is new after %s", p.awaitPassword("second", period))
+	s.step("Vault is back: the password is new after %s", p.awaitPassword("second", period+busy))
 	p.sees("first", "second")
 }
 
@@ -93,9 +93,9 @@ func (i *identityScene) revoked(t *testing.T) {
 	s.step("the policy allows nothing any more")
 	begin := time.Now()
 	i.vault.policy(s, s.ns, "path \"secret/data/nothing\" { capabilities = [\"read\"] }\n")
-	fenced.awaitPassword("", 2*period)
+	fenced.awaitPassword("", 2*period+busy)
 	s.step("fenced after %s", time.Since(begin).Round(time.Second))
-	certified.awaitPassword("", time.Until(begin.Add(2*period)))
+	certified.awaitPassword("", time.Until(begin.Add(2*period+busy)))
 	s.step("and the certificate after %s", time.Since(begin).Round(time.Second))
 	s.step("%s", s.awaitEvent("fenced", "CredentialFenced", "are emptied: the service has refused them").Message)
 	s.awaitEvent("certified", "CredentialRefreshFailed", "no policy of the pod's allows pki/issue/pod any more")
@@ -103,8 +103,8 @@ func (i *identityScene) revoked(t *testing.T) {
 	kept.sees("first")
 	s.step("it does again")
 	i.vault.policy(s, s.ns, canRead(s)+canIssue)
-	s.step("back after %s", fenced.awaitPassword("first", period))
-	certified.awaitSight(period, "another certificate", func(now sight) bool { return len(now.Contents) == 3 && now.Contents[2] != "" })
+	s.step("back after %s", fenced.awaitPassword("first", period+busy))
+	certified.awaitSight(period+busy, "another certificate", func(now sight) bool { return len(now.Contents) == 3 && now.Contents[2] != "" })
 	if now := certified.sight(); now.Contents[0] == now.Contents[2] {
 		t.Errorf("the certificate that was taken away is back: %q", now.Contents)
 	}

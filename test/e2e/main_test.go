@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"testing"
-	"time"
 )
 
 // enabled is the variable in the environment that lets the tests run.
@@ -27,7 +26,7 @@ func TestMain(m *testing.M) {
 	}
 	status = max(status, m.Run())
 	if os.Getenv(enabled) != "" {
-		if err := ownersOfAll(context.Background(), time.Minute); err != nil {
+		if err := ownersOfAll(context.Background(), aWhile); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e: after all tests:", err)
 			status = max(status, 1)
 		}

@@ -27,7 +27,7 @@ const kubeletCSI = cluster.KubeletDir + "/plugins/kubernetes.io/csi"
 // waitNothingLeft waits until the node has no trace of any of these volumes and
 // snapshots, which are given by handle with the names of their objects.
 func waitNothingLeft(ctx context.Context, volumes, snapshots map[string]string) error {
-	const patience = 30 * time.Second
+	const patience = aWhile // kubelet tries again only after up to two minutes
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {

@@ -95,7 +95,7 @@ func (s *scene) freed(empty, full volume.Bytes) {
 		s.t.Fatalf("the pool uses %s with all that was written, and used %s before: that shows nothing", full, empty)
 	}
 	var now volume.Bytes
-	s.until(time.Minute, "the pool has its space back", func() bool {
+	s.until(aWhile, "the pool has its space back", func() bool {
 		var err error
 		now, err = poolUse()
 		s.must(err)

@@ -8,6 +8,7 @@ import (
 
 	snapv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -51,7 +52,7 @@ func (s *scene) release(ctx context.Context) error {
 			continue
 		}
 		patch := []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`)
-		if _, err := s.kube.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if _, err := s.kube.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) { // on its way out already
 			return err
 		}
 	}
@@ -65,7 +66,7 @@ func (s *scene) release(ctx context.Context) error {
 			continue
 		}
 		patch := []byte(`{"spec":{"deletionPolicy":"Delete"}}`)
-		if _, err := s.snap.SnapshotV1().VolumeSnapshotContents().Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		if _, err := s.snap.SnapshotV1().VolumeSnapshotContents().Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) { // on its way out already
 			return err
 		}
 	}
