@@ -23,6 +23,8 @@ importing() {
 
 module=$(go list -m)
 status=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # run NAME ENV... -- ARGUMENTS of go test.
 run() {
@@ -39,12 +41,10 @@ run() {
     env "${settings[@]}" go test -json "$@" || rc=$?
     echo "summary: exit $rc"
   else
-    local events
-    events=$(mktemp)
+    local events=$scratch/events
     env "${settings[@]}" go test -json "$@" | tee "$events" || rc=$?
     echo "summary: exit $rc"
     if [ $rc -ne 0 ] && again "$events" "$@"; then rc=0; fi
-    rm "$events"
   fi
   [ $rc -eq 0 ] || status=1
 }

@@ -40,7 +40,6 @@ func Below(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	end := time.Now().Add(5 * time.Second)
 	var pools []string
 	for i := len(mounts) - 1; i >= 0; i-- {
 		if !strings.HasPrefix(mounts[i].Path, root.Path()+"/") {
@@ -50,7 +49,7 @@ func Below(ctx context.Context, dir string) error {
 			pools = append(pools, mounts[i].Path)
 			continue
 		}
-		if err := unmount(ctx, root, mounts[i].Path, end); err != nil {
+		if err := unmount(ctx, root, mounts[i].Path); err != nil {
 			return err
 		}
 	}
@@ -58,11 +57,11 @@ func Below(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, p := range pools {
-		if err := unmount(ctx, root, p, end); err != nil {
+		if err := unmount(ctx, root, p); err != nil {
 			return err
 		}
 	}
-	for ; ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		// Those that were ours to begin with: without the pools, paths of another
 		// mount namespace could not be told from them.
 		left, err := stillAttached(loops)
@@ -75,11 +74,15 @@ func Below(ctx context.Context, dir string) error {
 	}
 }
 
-// unmount tries again until a time: who was just killed, or a device that was just let
+// patience is how long the kernel gets to let go of what nobody needs any more.
+const patience = 5 * time.Second
+
+// unmount tries again for a while: who was just killed, or a device that was just let
 // go, may have a file in it still.
-func unmount(ctx context.Context, root *mount.Root, path string, end time.Time) error {
+func unmount(ctx context.Context, root *mount.Root, path string) error {
+	end := time.Now().Add(patience)
 	err := root.Unmount(ctx, path)
-	for ; errors.Is(err, volume.ErrInUse) && time.Now().Before(end); err = root.Unmount(ctx, path) {
+	for ; errors.Is(err, volume.ErrInUse) && ctx.Err() == nil && time.Now().Before(end); err = root.Unmount(ctx, path) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return err

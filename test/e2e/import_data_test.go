@@ -91,10 +91,16 @@ func TestADirectoryOfTheNodeIsImported(t *testing.T) {
 	}
 }
 
-// objects is what was printed without the comments.
+// objects is what was printed without the comments: some go to another stream, and
+// come anywhere between.
 func objects(printed string) string {
-	_, after, _ := strings.Cut(printed, "---\n")
-	return after
+	var b strings.Builder
+	for line := range strings.Lines(printed) {
+		if !strings.HasPrefix(line, "#") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func (s *scene) renamed(job *batchv1.Job, name string) *batchv1.Job {

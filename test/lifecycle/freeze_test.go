@@ -102,7 +102,7 @@ func secondDriverLeavesFrozen(s *site) {
 	p := s.launch(xfs("beside"))
 	writer := p.journal()
 	p.thawAtEnd()
-	s.restart("freeze/frozen=sleep:12s")
+	s.restart("freeze/frozen=sleep:3s")
 	answer := make(chan error, 1)
 	go func() {
 		_, err := s.driver.Snapshot(s.ctx, "beside", p.id)
@@ -141,7 +141,7 @@ func publishedWhileFrozen(s *site) {
 		p := s.launch(claim)
 		writer := p.journal()
 		p.thawAtEnd()
-		s.restart("freeze/frozen=sleep:12s")
+		s.restart("freeze/frozen=sleep:3s")
 		answer := make(chan error, 1)
 		go func() {
 			_, err := s.driver.Snapshot(s.ctx, claim.Name, p.id)

@@ -44,6 +44,8 @@ func TestLeaksFailThePackage(t *testing.T) {
 	for kind, want := range map[string]string{
 		"nothing":    "",
 		"descriptor": `leaked file descriptor \d+ on /dev/null`,
+		"file":       `leaked file descriptor \d+ on /dev/zero`,
+		"socket":     `leaked file descriptor \d+ on socket:`,
 		"mount":      `leaked mount .* tmpfs `,
 		"loop":       `leaked loop device loop\d+ on .*/disk\.img`,
 		"skip":       "",
@@ -105,6 +107,14 @@ func misbehave(t *testing.T, kind string) {
 	switch kind {
 	case "descriptor":
 		if _, err := syscall.Open("/dev/null", syscall.O_RDONLY, 0); err != nil {
+			t.Fatal(err)
+		}
+	case "file":
+		if _, err := os.Open("/dev/zero"); err != nil {
+			t.Fatal(err)
+		}
+	case "socket":
+		if _, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0); err != nil {
 			t.Fatal(err)
 		}
 	case "mount":

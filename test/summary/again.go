@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"maps"
 	"strings"
 )
 
@@ -14,27 +14,30 @@ import (
 const maxAgain = 2
 
 // again are the tests, without their subtests, that failed in one run and may be run
-// again. There are none if something failed that is no test: a build, what a package
-// does around its tests, a test that never ended.
+// again. There are none if anything else failed: a build, a test that panicked, what a
+// package does around its tests, such as looking for leaks. Nor if there was a data
+// race: that is never chance.
 func again(in io.Reader) ([]key, error) {
 	var failures []key
-	packages := map[string]bool{}
-	running := map[key]bool{}
+	ended := map[string]bool{} // packages whose tests came to their end
+	more := map[string]bool{}  // packages that said something after it
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if e, ok := parseEvent(line); ok {
-			k := key{e.Package, e.Test}
 			switch {
-			case e.Action == "run":
-				running[k] = true
-			case e.Test != "" && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip"):
-				delete(running, k)
-				if e.Action == "fail" && !strings.Contains(e.Test, "/") {
-					failures = append(failures, k)
-				}
-			case e.Action == "fail" || e.Action == "build-fail":
-				packages[e.Package] = true
+			case strings.Contains(e.Output, "WARNING: DATA RACE"), e.Action == "build-fail":
+				return nil, nil
+			case e.Action == "fail" && e.Test == "" && (!ended[e.Package] || more[e.Package]):
+				return nil, nil
+			case e.Action == "fail" && e.Test == "":
+			case e.Action == "fail" && !strings.Contains(e.Test, "/"):
+				failures = append(failures, key{e.Package, e.Test})
+			case e.Action != "output" || e.Test != "":
+			case e.Output == "FAIL\n" || e.Output == "PASS\n": // testing's last word
+				ended[e.Package] = true
+			case ended[e.Package] && !strings.HasPrefix(e.Output, "FAIL\t") && !strings.HasPrefix(e.Output, "exit status "):
+				more[e.Package] = true
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -44,36 +47,50 @@ func again(in io.Reader) ([]key, error) {
 			return nil, fmt.Errorf("read the events: %w", err)
 		}
 	}
-	for _, k := range failures {
-		delete(packages, k.Package)
-	}
-	if len(packages) > 0 || len(running) > 0 || len(failures) > maxAgain {
+	if len(failures) > maxAgain {
 		return nil, nil
 	}
 	return failures, nil
 }
 
-// runAgain makes what a test says from now on stand over its failure.
-func (r *report) runAgain(pkg, test string) {
-	top := key{pkg, test}
-	r.again = append(r.again, top)
-	for k := range r.results {
-		if k.Package == pkg && (k.Test == test || strings.HasPrefix(k.Test, test+"/")) {
-			delete(r.results, k)
+// startAgain begins a run of one test that failed in the run before.
+func (r *report) startAgain(pkg, test string) {
+	r.startRun("again: " + shortPackage(pkg) + " " + test)
+	r.rerun, r.rerunPassed = &key{pkg, test}, false
+}
+
+// endAgain takes back the failure of a test that passed when it was run again, but not
+// one of an earlier run, of other tests or of the same ones.
+func (r *report) endAgain(status string) {
+	top := *r.rerun
+	r.rerun = nil
+	if status != "0" || !r.rerunPassed {
+		if r.runFailed == 0 {
+			r.fail(key{r.run, ""}, "it did not pass, and the go command ended with status "+status+"\n")
+		}
+		return
+	}
+	for k, o := range r.results {
+		if o == failed && k.isPartOf(top) && r.earlier[k] != failed {
+			r.results[k] = passed
 		}
 	}
+	r.again = append(r.again, top)
 }
+
+func (k key) isPartOf(top key) bool {
+	return k.Package == top.Package && (k.Test == top.Test || strings.HasPrefix(k.Test, top.Test+"/"))
+}
+
+// keepEarlier remembers how tests ended before the run that begins.
+func (r *report) keepEarlier() { r.earlier = maps.Clone(r.results) }
 
 // tellAgain names the tests that failed and then passed: each has an error, or the
 // code that it tests has.
 func (r *report) tellAgain() string {
 	var b strings.Builder
 	for _, k := range r.again {
-		if !slices.ContainsFunc(r.having(failed), func(f key) bool {
-			return f.Package == k.Package && (f.Test == k.Test || strings.HasPrefix(f.Test, k.Test+"/"))
-		}) {
-			fmt.Fprintf(&b, "failed once, and passed when it was run again: %s\n", k)
-		}
+		fmt.Fprintf(&b, "failed once, and passed when it was run again: %s\n", k)
 	}
 	return b.String()
 }

@@ -39,9 +39,14 @@ type report struct {
 	out io.Writer
 
 	results map[key]outcome
-	reasons map[key]string // why a test was skipped
-	parents map[key]bool   // tests that have subtests, in whatever run
-	again   []key          // tests that were run again
+	reasons map[key]string  // why a test was skipped
+	parents map[key]bool    // tests that have subtests, in whatever run
+	earlier map[key]outcome // results as they were when the run before reruns began
+	again   []key           // tests that passed when they were run again
+
+	// The rerun that is being read, if it is one, and whether its test passed.
+	rerun       *key
+	rerunPassed bool
 
 	// The run that is being read.
 	run       string
@@ -90,18 +95,20 @@ func (r *report) add(line string) {
 	case !ok:
 		fmt.Fprintln(r.out, line)
 	case m.verb == "pass":
+		r.keepEarlier()
 		r.startRun(m.text)
 		fmt.Fprintf(r.out, "\n== %s\n", m.text)
 	case m.verb == "again":
 		pkg, test, _ := strings.Cut(m.text, " ")
-		r.startRun("again: " + shortPackage(pkg) + " " + test)
-		r.runAgain(pkg, test)
+		r.startAgain(pkg, test)
 		fmt.Fprintf(r.out, "\n== %s\n", r.run)
 	case m.verb == "skip":
 		what, reason, _ := strings.Cut(m.text, ": ")
 		r.settle(key{what, ""}, skipped)
 		r.reasons[key{what, ""}] = reason
 		fmt.Fprintf(r.out, "\n== %s: skipped, %s\n", what, reason)
+	case m.verb == "exit" && r.rerun != nil:
+		r.endAgain(m.text)
 	case m.verb == "exit" && m.text != "0" && r.runFailed == 0:
 		// Nothing that failed has said so: the go command itself did.
 		k := key{"go test", ""}
@@ -161,6 +168,9 @@ func (r *report) endTest(k key, action string) {
 		r.reasons[k] = reason(r.output[k])
 	default:
 		r.settle(k, passed)
+	}
+	if r.rerun != nil && k == *r.rerun && action == "pass" {
+		r.rerunPassed = true
 	}
 	delete(r.output, k)
 }

@@ -81,7 +81,7 @@ func TestTheLastLineCounts(t *testing.T) {
 			"1 passed, 0 failed, 0 skipped", true, "      why\n",
 		},
 		"it is named": {
-			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\n" + events("run T", "pass T", "pass"),
+			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\n" + events("run T", "pass T", "pass") + "summary: exit 0\n",
 			"1 passed, 0 failed, 0 skipped", true, "failed once, and passed when it was run again: pkg/a T\n",
 		},
 		"a test that fails again": {
@@ -90,7 +90,20 @@ func TestTheLastLineCounts(t *testing.T) {
 		},
 		"a run again that did not start": {
 			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\nsummary: exit 2\n",
-			"0 passed, 1 failed, 0 skipped", false, "status 2",
+			"0 passed, 2 failed, 0 skipped", false, "status 2",
+		},
+		"a run again that ran nothing": {
+			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\n" + events("run T", "skip T", "pass") + "summary: exit 0\n",
+			"0 passed, 2 failed, 0 skipped", false, "it did not pass",
+		},
+		"a run again that never ended": {
+			events("run T", "fail T", "fail") + "summary: again " + pkg + " T\n" + events("run T", "pass T"),
+			"0 passed, 1 failed, 0 skipped", false, "",
+		},
+		"what failed in an earlier run stays so": {
+			"summary: pass unit\n" + events("run T", "fail T", "fail") + "summary: pass race\n" + events("run T", "fail T", "fail") +
+				"summary: again " + pkg + " T\n" + events("run T", "pass T", "pass") + "summary: exit 0\n",
+			"0 passed, 1 failed, 0 skipped", false, "",
 		},
 		"a skipped test that has subtests where it runs": {
 			events("run T", "skip T", "pass") + "summary: pass root\n" + events("run T", "run T/a", "pass T/a", "pass T", "pass"),
@@ -166,13 +179,23 @@ func TestWhatIsRunAgain(t *testing.T) {
 		stream string
 		want   string
 	}{
-		"a test, with its subtests":   {events("run T", "run T/a", "fail T/a", "fail T", "run U", "pass U", "fail"), "T"},
-		"nothing if all is well":      {events("run T", "pass T", "pass"), ""},
-		"nothing if a package failed": {events("run T", "pass T", "fail"), ""},
-		"nothing if a test never ended": {
-			events("run T", "fail T", "run U", "output U panic: boom", "fail"), "",
+		"a test, with its subtests": {events("run T", "run T/a", "fail T/a", "fail T", "run U", "pass U", "output  FAIL", "output  exit status 1", "fail"), "T"},
+		"nothing if all is well":    {events("run T", "pass T", "output  PASS", "pass"), ""},
+		"a test beside a package that passed": {
+			strings.ReplaceAll(events("run U", "pass U", "output  PASS", "output  ok  \t1s", "pass"), pkg, pkg+"/b") +
+				events("run T", "fail T", "output  FAIL", "output  FAIL\tpkg/a", "fail"), "T",
 		},
-		"nothing if many failed": {events("run T", "fail T", "run U", "fail U", "run V", "fail V", "fail"), ""},
+		"nothing if a package failed": {events("run T", "pass T", "output  PASS", "output  leaked loop0", "fail"), ""},
+		"nothing if a package failed, too": {
+			events("run T", "fail T", "output  FAIL", "output  leaked loop0", "output  exit status 1", "fail"), "",
+		},
+		"nothing if a test panicked": {
+			events("run T", "output T panic: boom", "fail T", "output  exit status 2", "fail"), "",
+		},
+		"nothing if there was a race": {
+			events("run T", "output T WARNING: DATA RACE", "fail T", "output  FAIL", "fail"), "",
+		},
+		"nothing if many failed": {events("run T", "fail T", "run U", "fail U", "run V", "fail V", "output  FAIL", "fail"), ""},
 	} {
 		keys, err := again(strings.NewReader(c.stream))
 		if err != nil {

@@ -52,10 +52,13 @@ func fillAndGoOn(t *testing.T, pool string, fsType volume.FSType, manner workloa
 	g.mustWait(f)
 	g.mustRefusePromises(v.ID)
 	before, _ := f.Files()
-	start := time.Now()
+	start, thawed := time.Now(), len(g.heard.about(GuardThawed))
 	g.remove(first)
-	// Before a breath would let it go on for a moment.
-	within(t, firstBreath-time.Second, "the writer goes on", func() bool { n, _ := f.Files(); return n > before })
+	// A breath would let it go on for a moment, and thaw nothing.
+	within(t, soon, "the writer goes on", func() bool {
+		n, _ := f.Files()
+		return n > before && len(g.heard.about(GuardThawed)) > thawed
+	})
 	t.Logf("the writer went on %s after the call to delete a volume", time.Since(start))
 	g.waitFrozen(f)
 	g.mustWait(f)

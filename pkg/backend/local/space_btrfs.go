@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sort"
@@ -72,7 +73,30 @@ func (s *btrfsStore) space() (space, error) {
 	return space{Total: c.total, Free: c.free(), Cover: c.cover()}, err
 }
 
+// chunks measures again if a chunk was allocated or given back meanwhile: its space
+// would count as free twice.
 func (s *btrfsStore) chunks() (chunks, error) {
+	for range 10 {
+		r := counters{store: s}
+		before := r.sizes()
+		c, err := s.chunksOf(before)
+		if after := r.sizes(); err != nil || r.err != nil || after == before {
+			return c, errors.Join(err, r.err)
+		}
+	}
+	return chunks{}, fmt.Errorf("%w: btrfs allocates and gives back chunks faster than they can be counted; try again", volume.ErrUnavailable)
+}
+
+// sizes are how large the chunks are, as seen by what is in them and on the device.
+type sizes struct {
+	data, dataOnDisk, meta, metaOnDisk, systemOnDisk volume.Bytes
+}
+
+func (r *counters) sizes() sizes {
+	return sizes{r.get("data/total_bytes"), r.get("data/disk_total"), r.get("metadata/total_bytes"), r.get("metadata/disk_total"), r.get("system/disk_total")}
+}
+
+func (s *btrfsStore) chunksOf(size sizes) (chunks, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(s.pool.Fd()), &st); err != nil {
 		return chunks{}, fmt.Errorf("statfs the pool: %w", err)
@@ -82,18 +106,17 @@ func (s *btrfsStore) chunks() (chunks, error) {
 	// statfs lags behind what is promised to writes in flight. Each of these is a file
 	// of its own, so they are read in the order that a byte goes through them: one that
 	// moves on meanwhile is counted twice, never left out.
-	c.dataFree = max(0, r.get("data/total_bytes")-r.get("data/bytes_may_use")-r.get("data/bytes_reserved")-
+	c.dataFree = max(0, size.data-r.get("data/bytes_may_use")-r.get("data/bytes_reserved")-
 		r.get("data/bytes_used")-r.get("data/bytes_pinned")-r.get("data/bytes_readonly"))
 	// Of metadata, bytes_may_use is what would be needed in the very worst case, many
 	// times too much: only the part that the kernel keeps for itself counts.
-	metaSize, metaOnDisk := r.get("metadata/total_bytes"), r.get("metadata/disk_total")
-	metaFree := metaSize - r.get("metadata/bytes_reserved") - r.get("metadata/bytes_used") -
+	metaFree := size.meta - r.get("metadata/bytes_reserved") - r.get("metadata/bytes_used") -
 		r.get("metadata/bytes_pinned") - r.get("metadata/bytes_readonly") - r.get("global_rsv_size")
-	if metaSize > 0 {
-		c.metaTotal = metaOnDisk
-		c.metaFree = max(0, metaFree) * (metaOnDisk / metaSize)
+	if size.meta > 0 {
+		c.metaTotal = size.metaOnDisk
+		c.metaFree = max(0, metaFree) * (size.metaOnDisk / size.meta)
 	}
-	c.unallocated = max(0, c.total-r.get("data/disk_total")-metaOnDisk-r.get("system/disk_total")-unusable)
+	c.unallocated = max(0, c.total-size.dataOnDisk-size.metaOnDisk-size.systemOnDisk-unusable)
 	if r.err != nil {
 		return chunks{}, r.err
 	}
