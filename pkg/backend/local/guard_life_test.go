@@ -306,11 +306,7 @@ func TestBlockVolumesAreNotOvercommitted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
-		dir := g.mountAt(v)
-		f := startFill(t, dir, workload.Buffered)
-		g.waitFrozen(f)
-		g.mustWait(f)
+		v, dir, f := g.filledUp()
 		// All of it has a place, although the pool is full for everybody else.
 		if err := workload.Write(dev.Path, 3, b.Size, true); err != nil {
 			t.Error(err)
@@ -331,6 +327,17 @@ func TestBlockVolumesAreNotOvercommitted(t *testing.T) {
 	})
 }
 
+// filledUp is a pool that is full, and frozen, by what somebody writes to a volume.
+func (g *guarded) filledUp() (v volume.Volume, dir string, f filler) {
+	g.t.Helper()
+	v = g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
+	dir = g.mountAt(v)
+	f = startFill(g.t, dir, workload.Buffered)
+	g.waitFrozen(f)
+	g.mustWait(f)
+	return v, dir, f
+}
+
 // TestWhatABlockVolumeWritesWhileTheGuardLooksThawsNothing: what it has taken since
 // must not count as room.
 func TestWhatABlockVolumeWritesWhileTheGuardLooksThawsNothing(t *testing.T) {
@@ -341,11 +348,7 @@ func TestWhatABlockVolumeWritesWhileTheGuardLooksThawsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := g.create(filesystemSpec("v", volume.XFS, 6*volume.GiB))
-		dir := g.mountAt(v)
-		f := startFill(t, dir, workload.Buffered)
-		g.waitFrozen(f)
-		g.mustWait(f)
+		v, dir, f := g.filledUp()
 		g.stop() // from here on it looks when this test says so
 		p := g.poolNamed("default")
 		whole, writing := p.store, true
