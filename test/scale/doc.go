@@ -5,8 +5,9 @@
 //
 // It promises that nothing is left at the end (loop devices, mounts, descriptors,
 // trash), and that a figure which misses its aim is an error. A smaller run is an
-// ordinary root test, with the same aims, but less strict ones (plan.slack); the whole
-// one needs HOLDFAST_SCALE, the page to write (make scale). It does not measure the data path: see test/bench.
+// ordinary root test with the same aims, which it may miss by as much as plan.slack
+// says; the whole one needs HOLDFAST_SCALE, the page to write (make scale). It does not
+// measure the data path: see test/bench.
 //
 // The pool is on a sparse file that is far larger than what is written to it, so
 // that a thousand volumes are admitted.
